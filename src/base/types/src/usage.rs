@@ -1,6 +1,6 @@
 //! What tenants used: the measures of the history, faults and incidents.
 
-use crate::{LimitKey, Limits, NetworkTraffic, Resource, SocketName, TenantName};
+use crate::{LimitKey, Limits, NetworkTraffic, RefusedPacket, Resource, SocketName, TenantName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -204,14 +204,14 @@ pub struct ServiceCounts {
 }
 
 /// Hits of one limit. The kernel counts them; for sessions, `bailiwickd` does; for `entries`, the host's web server tells of them, so
-/// that there may be more.
+/// that there may be more. A packet that the router refused is a fault too, and `bailiwick-net` counts those.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fault {
     /// When the count was read.
     pub at: Moment,
     /// The tenant.
     pub tenant: TenantName,
-    /// The word of the limit: `memory`, `tasks`, `disk`, ...
+    /// The word of the limit: `memory`, `tasks`, `disk`, ...; or `network-` and the reason of a refused packet: `network-dns`.
     pub limit: String,
     /// The number of hits since the previous reading.
     pub count: u64,
@@ -224,7 +224,7 @@ pub struct Incident {
     pub id: u64,
     /// The tenant.
     pub tenant: TenantName,
-    /// The word of the limit, or `pressure-` and the resource: `pressure-io`.
+    /// The word of the limit; or `pressure-` and the resource: `pressure-io`; or `network-` and the reason: `network-dns`.
     pub kind: String,
     /// The time of the first fault.
     pub from: Moment,
@@ -252,6 +252,9 @@ pub struct Snapshot {
     /// The sockets of its services that had connections or refused requests; empty unless the incident is about `entries`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sockets: Vec<SocketUse>,
+    /// The packets that the router refused in the minute before, by reason; empty unless the incident is about such packets.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub refused: BTreeMap<RefusedPacket, u64>,
 }
 
 /// A socket of a service in a snapshot.

@@ -1,6 +1,6 @@
 //! Open incidents: which faults belong together, and when evidence is due. Pure: the caller gives the time.
 
-use bailiwick_types::{Incident, LimitKey, Moment, Resource, Snapshot, TenantName};
+use bailiwick_types::{Incident, LimitKey, Moment, RefusedPacket, Resource, Snapshot, TenantName};
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -18,15 +18,19 @@ pub(crate) enum IncidentKind {
     Limit(LimitKey),
     /// Others made the tenant wait for a resource.
     Pressure(Resource),
+    /// The router refused packets of the tenant.
+    Refused(RefusedPacket),
 }
 
 const PRESSURE: &str = "pressure-";
+const NETWORK: &str = "network-";
 
 impl fmt::Display for IncidentKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Limit(limit) => limit.fmt(f),
             Self::Pressure(resource) => write!(f, "{PRESSURE}{resource}"),
+            Self::Refused(reason) => write!(f, "{NETWORK}{}", reason.word()),
         }
     }
 }
@@ -34,10 +38,13 @@ impl fmt::Display for IncidentKind {
 impl IncidentKind {
     /// Reads a kind as the history stores it; `None` for one that this version does not know.
     fn read(text: &str) -> Option<Self> {
-        match text.strip_prefix(PRESSURE) {
-            Some(resource) => resource.parse().ok().map(Self::Pressure),
-            None => text.parse().ok().map(Self::Limit),
+        if let Some(resource) = text.strip_prefix(PRESSURE) {
+            return resource.parse().ok().map(Self::Pressure);
         }
+        if let Some(word) = text.strip_prefix(NETWORK) {
+            return RefusedPacket::ALL.iter().copied().find(|reason| reason.word() == word).map(Self::Refused);
+        }
+        text.parse().ok().map(Self::Limit)
     }
 }
 
@@ -127,11 +134,14 @@ mod tests {
     #[test]
     fn every_kind_reads_as_it_is_written() {
         let limits = LimitKey::ALL.map(IncidentKind::Limit);
-        for kind in limits.into_iter().chain(Resource::ALL.map(IncidentKind::Pressure)) {
+        let refused = RefusedPacket::ALL.iter().copied().map(IncidentKind::Refused);
+        for kind in limits.into_iter().chain(Resource::ALL.map(IncidentKind::Pressure)).chain(refused) {
             assert_eq!(IncidentKind::read(&kind.to_string()), Some(kind));
         }
         assert_eq!(IncidentKind::Pressure(Resource::Io).to_string(), "pressure-io");
-        assert_eq!(["pressure", "pressure-", "Memory"].map(IncidentKind::read), [None; 3]);
+        assert_eq!(IncidentKind::Refused(RefusedPacket::NotAllowed).to_string(), "network-not-allowed");
+        let unknown = ["pressure", "pressure-", "Memory", "network-", "network-later", "dns"];
+        assert_eq!(unknown.map(IncidentKind::read), [None; 6]);
     }
 
     fn name() -> TenantName {
@@ -145,6 +155,7 @@ mod tests {
             processes: Vec::new(),
             pressure: Vec::new(),
             sockets: Vec::new(),
+            refused: BTreeMap::new(),
         }
     }
 

@@ -26,8 +26,8 @@ use bailiwick_proto::{
 use bailiwick_sys::proc;
 use bailiwick_sys::watch::{Changes, Watched};
 use bailiwick_types::{
-    AuditReport, DiskFact, ExitStatus, Fault, LimitKey, Measure, Moment, Resource, Snapshot, SocketName, SocketUse,
-    TenantName, TenantUsage, Usage, Window,
+    AuditReport, DiskFact, ExitStatus, Fault, LimitKey, Measure, Moment, RefusedPacket, Resource, Snapshot, SocketName,
+    SocketUse, TenantName, TenantUsage, Usage, Window,
 };
 use rustix::event::{PollFd, PollFlags};
 use std::collections::{BTreeMap, BTreeSet};
@@ -161,7 +161,7 @@ struct TenantSampler {
 struct Pending {
     at: Moment,
     tenant: TenantName,
-    limit: LimitKey,
+    kind: IncidentKind,
     count: u64,
 }
 
@@ -474,7 +474,7 @@ impl RecorderState {
 
     /// Records that a limit was hit `count` times.
     fn fault(&mut self, tenant: &TenantName, limit: LimitKey, count: u64) {
-        self.count(tenant, limit, count);
+        self.count(tenant, IncidentKind::Limit(limit), count);
         // Reclaim at `memory_high` and processor throttling are the normal effect of those limits and happen every
         // minute. They are counted, and they make no incident here.
         if !matches!(limit, LimitKey::Cpu | LimitKey::MemoryHigh) {
@@ -486,16 +486,34 @@ impl RecorderState {
     fn refused_requests(&mut self, refused: Refused) {
         for (tenant, sockets) in refused {
             let count = sockets.values().fold(0, |sum: u64, count| sum.saturating_add(*count));
-            self.count(&tenant, LimitKey::Entries, count);
+            self.count(&tenant, IncidentKind::Limit(LimitKey::Entries), count);
             self.incident_at(&tenant, IncidentKind::Limit(LimitKey::Entries), count, &sockets);
         }
     }
 
-    /// Counts hits of a limit for the next sample.
-    fn count(&mut self, tenant: &TenantName, limit: LimitKey, count: u64) {
-        match self.pending.iter_mut().find(|fault| fault.tenant == *tenant && fault.limit == limit) {
+    /// Records packets of a tenant that the router refused in the last minute, by reason.
+    fn refused_packets(&mut self, tenant: &TenantName, refused: &BTreeMap<RefusedPacket, u64>) {
+        let at = now();
+        let mut due = Vec::new();
+        for (reason, count) in refused {
+            let kind = IncidentKind::Refused(*reason);
+            self.count(tenant, kind, *count);
+            // A packet that comes late for its connection is normal, so it makes no incident.
+            if *reason != RefusedPacket::Invalid && self.incidents.note(tenant, kind, *count, at) {
+                due.push(kind);
+            }
+        }
+        if !due.is_empty() {
+            let snapshot = Snapshot { refused: refused.clone(), ..self.snapshot(tenant, at) };
+            due.into_iter().for_each(|kind| self.add_snapshot(tenant, kind, snapshot.clone()));
+        }
+    }
+
+    /// Counts faults for the next sample.
+    fn count(&mut self, tenant: &TenantName, kind: IncidentKind, count: u64) {
+        match self.pending.iter_mut().find(|fault| fault.tenant == *tenant && fault.kind == kind) {
             Some(fault) => fault.count = fault.count.saturating_add(count),
-            None => self.pending.push(Pending { at: now(), tenant: tenant.clone(), limit, count }),
+            None => self.pending.push(Pending { at: now(), tenant: tenant.clone(), kind, count }),
         }
     }
 
@@ -519,6 +537,11 @@ impl RecorderState {
         if !refused.is_empty() {
             snapshot.sockets = self.sockets_of(tenant, refused);
         }
+        self.add_snapshot(tenant, kind, snapshot);
+    }
+
+    /// Adds evidence to an incident, and stores it.
+    fn add_snapshot(&mut self, tenant: &TenantName, kind: IncidentKind, snapshot: Snapshot) {
         let Some(incident) = self.incidents.add(tenant, kind, snapshot) else { return };
         if incident.id == 0 {
             info!(target: "bailiwick::event", tenant = %tenant, event = "incident", limit = incident.kind, "{tenant} has an incident: {kind}");
@@ -559,6 +582,100 @@ impl RecorderState {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fake::{self, Answer, NetAnswer};
+    use bailiwick_proto::{NetReply, NetRequest};
+    use bailiwick_types::{HostFacts, NetworkFacts, NetworkTraffic, StorageFacts, Traffic, Volume};
+
+    /// A state whose history is that of the services.
+    fn state(services: &crate::Services, own_dir: &std::path::Path) -> RecorderState {
+        let sources = Sources {
+            policy: Arc::clone(&services.tenants.policy),
+            sessions: Arc::clone(&services.sessions),
+            reconciler: Wake::default(),
+            own_dir: own_dir.to_owned(),
+        };
+        let mut state = RecorderState::new(sources, Arc::default()).expect("makes");
+        state.open_history();
+        assert_eq!(state.history.as_ref().err(), None);
+        state
+    }
+
+    #[tokio::test]
+    async fn traffic_and_refused_packets_are_recorded_once_whoever_restarts() {
+        let alice = || "alice".parse::<TenantName>().expect("a name");
+        let (temp, services) = fake::host();
+        let roster = BTreeMap::from([(alice(), fake::up(&services))]);
+        let facts = HostFacts {
+            kernel: String::new(),
+            landlock_abi: 7,
+            controllers: BTreeMap::new(),
+            root_links: BTreeMap::new(),
+            host_etc: Vec::new(),
+            unlisted: Vec::new(),
+            storage: StorageFacts {
+                fs_type: "xfs".to_owned(),
+                quota: bailiwick_types::QuotaFacts::Projects,
+                devices: Vec::new(),
+            },
+        };
+        fake::warden(&services, move |request| match request {
+            WardenRequest::Roster => Answer::Reply(WardenReply::Roster(roster.clone())),
+            WardenRequest::Facts => Answer::Reply(WardenReply::Facts(Box::new(facts.clone()))),
+            _ => Answer::Close,
+        });
+        // The bytes that alice has sent, and her refused packets.
+        let counted = Arc::new(Mutex::new((0, 0)));
+        let counts = Arc::clone(&counted);
+        fake::net_at(&services.host().runtime_dir.join(NET_SOCKET), move |request| {
+            let (bytes, refused) = *lock(&counts);
+            let sent = Volume { bytes, packets: 1 };
+            let ipv6 = Traffic { sent, ..Traffic::default() };
+            let traffic = NetworkTraffic { ipv6, ..NetworkTraffic::default() };
+            let refused = [(RefusedPacket::Dns, refused), (RefusedPacket::Invalid, refused)].into();
+            NetAnswer::Reply(match request {
+                NetRequest::Traffic => {
+                    NetReply::Traffic([(alice(), traffic), ("mallory".parse().expect("a name"), traffic)].into())
+                }
+                NetRequest::Observe { tenants } if tenants == [alice()] => {
+                    NetReply::Observed(vec![NetworkFacts { traffic, refused, ..fake::facts(&alice()) }])
+                }
+                _ => NetReply::Done,
+            })
+        });
+        let own_dir = temp.path().to_owned();
+        let recorded = move || {
+            let window = Window { from: Moment(now().0 - 3600), until: Moment(now().0 + 3600) };
+            let mut first = state(&services, &own_dir);
+            for count in [(1000, 5), (1500, 9)] {
+                *lock(&counted) = count;
+                first.sample();
+            }
+            drop(first);
+            let mut second = state(&services, &own_dir);
+            // Then the router is made anew.
+            for count in [(2500, 20), (70, 0)] {
+                *lock(&counted) = count;
+                second.sample();
+            }
+            let shown = second.look().expect("answers");
+            assert_eq!(shown[0].total.usage.get(Measure::NetSent), Some(0), "nothing since the last sample");
+            let history = second.history().expect("is open");
+            let totals = history.totals(window, None).expect("reads");
+            assert_eq!(totals.iter().map(|(tenant, _)| tenant.clone()).collect::<Vec<_>>(), [alice()]);
+            let sent = [Measure::NetSent, Measure::Net6Sent, Measure::NetReceived];
+            let sent = sent.map(|measure| totals[0].1.usage.get(measure));
+            assert_eq!(sent, [Some(2570), Some(2570), Some(0)]);
+            let faults = history.fault_counts(window).expect("reads").remove(&alice());
+            let golden = [("network-dns".to_owned(), 4), ("network-invalid".to_owned(), 4)];
+            assert_eq!(faults, Some(golden.into()), "what was refused before the first reading may be old");
+            let incidents = history.incidents(None, window, 9).expect("reads");
+            assert_eq!(incidents.len(), 1, "{incidents:?}");
+            assert_eq!((incidents[0].kind.as_str(), incidents[0].faults), ("network-dns", 4));
+            let evidence = &incidents[0].snapshots[0].refused;
+            assert_eq!(*evidence, [(RefusedPacket::Dns, 4), (RefusedPacket::Invalid, 4)].into());
+        };
+        tokio::task::spawn_blocking(recorded).await.expect("ends");
+    }
 
     #[test]
     fn an_event_that_cannot_be_read_is_an_error_and_does_not_stay_in_the_way() {

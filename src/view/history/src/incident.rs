@@ -114,7 +114,7 @@ fn incident(row: &Row<'_>) -> rusqlite::Result<Option<Incident>> {
 mod tests {
     use super::*;
     use crate::tests::{fresh, name};
-    use bailiwick_types::{PressureShare, ProcessSnapshot, Resource, Snapshot, SocketUse, Usage};
+    use bailiwick_types::{PressureShare, ProcessSnapshot, RefusedPacket, Resource, Snapshot, SocketUse, Usage};
 
     #[test]
     fn incidents_are_stored_changed_and_found() {
@@ -138,6 +138,7 @@ mod tests {
                 host: false,
             }],
             sockets: vec![SocketUse { socket: "web".parse().expect("a name"), connections: Some(20), refused: 7 }],
+            refused: [(RefusedPacket::Dns, 3)].into(),
         };
         let mut incident = Incident {
             id: 0,
@@ -150,6 +151,11 @@ mod tests {
         };
         incident.id = history.begin_incident(&incident).expect("stores");
         assert_eq!(history.incident(incident.id).expect("reads"), Some(incident.clone()));
+        // An earlier version knew no refused packets.
+        let sql = "UPDATE incident SET snapshots = replace(snapshots, ',\"refused\":{\"dns\":3}', '')";
+        assert_eq!(history.connection.execute(sql, []).expect("changes"), 1);
+        let earlier = history.incident(incident.id).expect("reads").expect("is there");
+        assert_eq!((earlier.snapshots[0].refused.len(), earlier.snapshots[0].sockets.len()), (0, 1));
         (incident.until, incident.faults) = (Moment(300), 5);
         history.update_incident(&incident).expect("stores");
         let window = |from, until| Window { from: Moment(from), until: Moment(until) };

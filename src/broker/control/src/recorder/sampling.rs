@@ -35,6 +35,7 @@ impl RecorderState {
             processes,
             pressure: pressure::split(tenant, &span, &bounds),
             sockets: Vec::new(),
+            refused: BTreeMap::new(),
         }
     }
 
@@ -150,22 +151,31 @@ impl RecorderState {
             self.incident(&tenant, IncidentKind::Limit(LimitKey::Cpu), 1);
         }
         self.full_disks();
+        let refused = self.traffic.newly_refused(|tenant| self.live.contains_key(tenant));
+        match refused {
+            Ok(refused) => refused.iter().for_each(|(tenant, refused)| self.refused_packets(tenant, refused)),
+            Err(failure) => self.complain_of_traffic(&format!("refused packets are not counted: {failure}")),
+        }
         self.store(samples);
     }
 
     /// Reads the counters of traffic. Tenants that nobody knows are ignored.
     fn read_traffic(&mut self) {
         if let Err(failure) = self.traffic.read() {
-            let due = self.complained_of_traffic.is_none_or(|last| last.elapsed() >= COMPLAINT_TIME);
-            if due {
-                self.complained_of_traffic = Some(Instant::now());
-                warn!(event = "traffic-not-measured", "what tenants send and receive is not measured: {failure}");
-            }
+            self.complain_of_traffic(&format!("what tenants send and receive is not measured: {failure}"));
         }
         let (live, disks, loaded) = (&self.live, &self.disks, self.sources.policy.loaded());
         self.traffic.retain(|tenant| {
             loaded.policy.tenants.contains_key(tenant) || live.contains_key(tenant) || disks.contains_key(tenant)
         });
+    }
+
+    /// Warns of `bailiwick-net`, at most once in [`COMPLAINT_TIME`].
+    fn complain_of_traffic(&mut self, message: &str) {
+        if self.complained_of_traffic.is_none_or(|last| last.elapsed() >= COMPLAINT_TIME) {
+            self.complained_of_traffic = Some(Instant::now());
+            warn!(event = "traffic-not-measured", "{message}");
+        }
     }
 
     /// btrfs reports no hit of a quota. So a tenant whose usage is at its limit counts as having hit it.
@@ -187,7 +197,7 @@ impl RecorderState {
         }
         let samples: Vec<(TenantName, Sample)> = samples.into_iter().collect();
         let pending = std::mem::take(&mut self.pending).into_iter();
-        let word = |Pending { at, tenant, limit, count }| Fault { at, tenant, limit: limit.to_string(), count };
+        let word = |Pending { at, tenant, kind, count }| Fault { at, tenant, limit: kind.to_string(), count };
         let faults: Vec<Fault> = pending.map(word).collect();
         let at = now();
         let Ok(history) = &mut self.history else { return };

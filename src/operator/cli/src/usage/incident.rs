@@ -5,7 +5,9 @@
 use super::clock;
 use crate::output::{Form, in_form, visible};
 use crate::table::{indented, pairs, render};
-use bailiwick_types::{Incident, Kind, Measure, Period, PressureShare, ProcessSnapshot, Snapshot, SocketUse};
+use bailiwick_types::{
+    Incident, Kind, Measure, Period, PressureShare, ProcessSnapshot, RefusedPacket, Snapshot, SocketUse,
+};
 use jiff::tz::TimeZone;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -83,6 +85,13 @@ fn snapshot_text(snapshot: &Snapshot) -> String {
         };
         let table = render(&["SOCKET", "CONNECTIONS", "REFUSED"], snapshot.sockets.iter().map(row));
         out.push_str(&format!("sockets\n{}", indented(&table)));
+    }
+    if !snapshot.refused.is_empty() {
+        let row = |(reason, count): (&RefusedPacket, &u64)| {
+            vec![reason.word().to_owned(), count.to_string(), reason.text().to_owned()]
+        };
+        let table = render(&["REASON", "PACKETS", "BECAUSE"], snapshot.refused.iter().map(row));
+        out.push_str(&format!("refused in a minute\n{}", indented(&table)));
     }
     if !snapshot.processes.is_empty() {
         out.push_str(&format!("processes\n{}", indented(&tree(&snapshot.processes))));
@@ -170,6 +179,7 @@ mod tests {
                     host: false,
                 }],
                 sockets: vec![SocketUse { socket: "web".parse().expect("valid"), connections: Some(20), refused: 7 }],
+                refused: BTreeMap::from([(RefusedPacket::Dns, 12)]),
             }],
         }
     }
@@ -218,6 +228,9 @@ faults    4
   sockets
     SOCKET  CONNECTIONS  REFUSED
     web     20           7
+  refused in a minute
+    REASON  PACKETS  BECAUSE
+    dns     12       to port 53 of a host that is not a resolver of the tenant
   processes
            PID     MEMORY  COMMAND
             10       1.0M  init
