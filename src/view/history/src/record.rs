@@ -445,13 +445,19 @@ mod tests {
     fn a_thousand_tenants() {
         let (_temp, mut history) = fresh();
         let usage = Usage(Measure::ALL.map(|measure| (measure, 123_456_789)).into());
-        let many: Vec<_> = (0..1000)
+        // Every counter of every tenant grows each minute.
+        let traffic = Measure::ALL.into_iter().filter(|measure| measure.is_traffic());
+        let counters: Vec<Measure> = traffic.collect();
+        let mut many: Vec<_> = (0..1000)
             .map(|tenant| {
                 (name(&format!("t{tenant}")), Sample { seconds: 60, usage: usage.clone(), counters: Usage::default() })
             })
             .collect();
         let mut times = Vec::new();
         for minute in 0..180 {
+            for (_, sample) in &mut many {
+                sample.counters = Usage(counters.iter().map(|measure| (*measure, minute * 1_000_000)).collect());
+            }
             let begin = std::time::Instant::now();
             history.write(Moment(START + minute * 60), &many, &[]).expect("writes");
             times.push(begin.elapsed());
