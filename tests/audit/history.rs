@@ -338,8 +338,10 @@ fn a_disk_that_is_full_at_any_step_loses_only_samples() {
         let mut minute = 0;
         let mut write = |history: &mut History| {
             minute += 1;
-            let samples: Vec<_> =
-                tenants.iter().map(|name| (name.clone(), Sample { seconds: 60, usage: Usage::default(), counters: Usage::default() })).collect();
+            let samples: Vec<_> = tenants
+                .iter()
+                .map(|name| (name.clone(), Sample { seconds: 60, usage: Usage::default(), counters: Usage::default() }))
+                .collect();
             history.write(Moment(600_000 + minute * 60), &samples, &[]).and_then(|()| history.maintain())
         };
         // The disk is full before each of these writes, including the first and the checkpoints of the log, and at

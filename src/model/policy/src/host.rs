@@ -8,7 +8,6 @@ use crate::mail::{self, HOST_MAIL};
 use crate::model::{EtcSettings, Host, HostMail, Principal, Reserve, Web};
 use crate::reader::{NEVER, Report, Section, Span, Table, distinct, expected, line, number, parsed, switch, text};
 use crate::source::Source;
-use crate::unserved;
 use bailiwick_types::{ByteSize, HostNetwork, IdPool, Period, Resource};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -109,9 +108,6 @@ pub(crate) fn read(source: &Source) -> Result<Host, Vec<Diagnostic>> {
         host.mail = mail::read_host(&mut report, &top, SECTIONS);
         host.network = host_network::read(&mut report, &top, SECTIONS, host.ids);
         host.host_sockets = host_sockets::read(&mut report, &top, SECTIONS, &[&host.state_dir, &host.runtime_dir]);
-        if let Some((key, problem)) = unserved::of_host(&host).filter(|_| report.is_clean()) {
-            report.error_at_key(key, problem);
-        }
     }
     if report.is_clean() { Ok(host) } else { Err(report.finish()) }
 }

@@ -12,21 +12,6 @@ use std::borrow::Cow;
 /// The key or the text that a problem is about, by which its place is found.
 type Key = Cow<'static, str>;
 
-/// The problem of a word that asks for a network: this version makes none.
-///
-/// This is the only gate. All that is behind it is read and checked, and the unit tests of this crate see it without the gate.
-/// The change that makes networks removes this function and what calls it.
-fn no_network_yet() -> Option<Problem> {
-    let problem = Problem::new("this version makes no network yet");
-    (!cfg!(test)).then(|| problem.hint("remove what asks for one; a jail has a loopback of its own"))
-}
-
-/// The words of `bailiwick.toml`, each with its key.
-pub(crate) fn of_host(host: &Host) -> Option<(&'static str, Problem)> {
-    // The copy of what is in force has every word. A default asks for nothing.
-    if host.network == HostNetwork::default() { None } else { no_network_yet().map(|problem| ("network", problem)) }
-}
-
 /// The words of settings, each with its key.
 pub(crate) fn of_settings(settings: &Settings, host: &Host) -> Vec<(Key, Problem)> {
     let mut all = Vec::new();
@@ -51,7 +36,6 @@ pub(crate) fn of_settings(settings: &Settings, host: &Host) -> Vec<(Key, Problem
         ));
     }
     if settings.network.mode != NetworkMode::None {
-        all.extend(no_network_yet().map(|problem| ("network".into(), problem)));
         all.extend(of_network(&settings.network, &host.network));
     }
     all
@@ -100,10 +84,8 @@ pub(crate) fn of_tenant(tenant: &Tenant) -> impl Iterator<Item = (Key, Problem)>
         (Door::Socket, "socket", "service.socket", has_sockets),
     ];
     let is_useless = |(door, _, _, is_there): &(Door, _, _, bool)| *is_there && !tenant.settings.doors.contains(door);
-    let doors = needs.into_iter().filter(is_useless).map(|(door, key, header, _)| {
+    needs.into_iter().filter(is_useless).map(|(door, key, header, _)| {
         let problem = Problem::new(format!("the door \"{door}\" is closed, so no [[{header}]] is of use"));
         (key.into(), problem.hint(format!("add \"{door}\" to `doors`, or remove it")))
-    });
-    let links = tenant.links.first().and_then(|_| no_network_yet());
-    doors.chain(links.map(|problem| ("link".into(), problem)))
+    })
 }

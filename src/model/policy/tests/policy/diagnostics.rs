@@ -886,46 +886,14 @@ fn a_login_for_ftp_is_locked_to_a_place_below_the_home_and_none_is_there_twice()
     assert!(secret.len() == 1 && !secret[0].contains("xxx"), "{secret:?}");
 }
 
-/// Takes away the one problem that every network has as long as nothing serves it.
-fn below_the_gate(complaints: Vec<String>) -> Vec<String> {
-    complaints.into_iter().filter(|complaint| !complaint.contains("this version makes no network yet")).collect()
-}
-
 /// The complaints about the host's `[network]` with these lines, from line 2 on.
 fn host_network(lines: &str) -> Vec<String> {
-    below_the_gate(host(&format!("[network]\n{lines}")))
+    host(&format!("[network]\n{lines}"))
 }
 
 /// The complaints about a tenant with a network and these lines, from line 4 on.
 fn network(lines: &str) -> Vec<String> {
-    below_the_gate(tenant(&format!("plan = \"small\"\n[network]\nmode = \"outbound\"\n{lines}")))
-}
-
-#[test]
-fn nothing_that_asks_for_a_network_is_accepted_yet() {
-    let complaint = |place: &str| {
-        let hint = "remove what asks for one; a jail has a loopback of its own";
-        [format!("CONFIG/{place}: this version makes no network yet ({hint})")]
-    };
-    let (outbound, published) = ("[network]\nmode = \"outbound\"\n", "[network]\nmode = \"published\"\n");
-    let ports = "network = { ports = \"40000-49999\" }\n";
-    for (files, golden) in [
-        ([("bailiwick.toml", ports), ("plans.d/p.toml", "")], complaint("bailiwick.toml:1:1")),
-        ([("bailiwick.toml", "[network]\nipv6 = \"off\"\n"), ("plans.d/p.toml", "")], complaint("bailiwick.toml:1:2")),
-        ([("bailiwick.toml", ""), ("plans.d/p.toml", outbound)], complaint("plans.d/p.toml:1:2")),
-        ([("bailiwick.toml", ""), ("plans.d/p.toml", published)], complaint("plans.d/p.toml:1:2")),
-    ] {
-        assert_eq!(Directory::with(&files).complaints(), golden, "{files:?}");
-    }
-    let alice = format!("plan = \"p\"\n{outbound}");
-    let directory = Directory::with(&[("plans.d/p.toml", ""), ("tenants.d/alice.toml", &alice)]);
-    assert_eq!(directory.complaints(), complaint("tenants.d/alice.toml:2:2"));
-    assert_eq!(directory.read().invalid.len(), 1);
-    directory.write("tenants.d/alice.toml", format!("{alice}[[link]]\nfrom = \"bob\"\nport = \"tcp/1\"\n"));
-    let places = ["tenants.d/alice.toml:2:2", "tenants.d/alice.toml:4:3"];
-    assert_eq!(directory.complaints(), places.map(|place| complaint(place)[0].clone()));
-    directory.write("tenants.d/alice.toml", "plan = \"p\"\n[network]\nmode = \"none\"\n");
-    assert_eq!(directory.complaints(), [""; 0]);
+    tenant(&format!("plan = \"small\"\n[network]\nmode = \"outbound\"\n{lines}"))
 }
 
 #[test]
@@ -1127,9 +1095,8 @@ fn a_network_without_a_mode() {
 
 #[test]
 fn ports_that_cannot_be_published() {
-    let published = |entries: &str| {
-        below_the_gate(tenant(&format!("plan = \"small\"\n[network]\nmode = \"published\"\npublish = [{entries}]")))
-    };
+    let published =
+        |entries: &str| tenant(&format!("plan = \"small\"\n[network]\nmode = \"published\"\npublish = [{entries}]"));
     let example = "{ host = \"tcp/40132\", to = \"tcp/22\" }";
     for (entries, complaints) in [
         ("\"tcp/40132\"", &[format!("4:12: expected a table such as {example}, found a text in quotes")][..]),
@@ -1250,7 +1217,7 @@ fn a_network_of_the_host_that_cannot_be() {
     assert_eq!(host_network(good), [""; 0]);
     assert_eq!(host_network("ipv4 = \"5.0.0.0/8\"\nipv6 = \"off\"\nports = \"2000\""), [""; 0]);
     let high = "ids = { first = 4293918720 }\n[network]\nipv4 = \"192.168.7.0/24\"\nipv6 = \"fd00:1::/48\"";
-    assert_eq!(below_the_gate(host(high)), [""; 0]);
+    assert_eq!(host(high), [""; 0]);
     let upstream = "(write the resolver that the host itself asks, or resolvers = [] for all of these)";
     let (v4, v6) = ("write one such as \"100.64.0.0/10\"", "write one such as \"fd12:3456:789a::/48\"");
     let range = "(write a range such as \"40000-49999\", from 1024 on)";
