@@ -48,7 +48,9 @@ pub use network::{
     Link, LinkDirection, MonthlyVolume, Network, NetworkMode, NotDomainName, Port, PortError, PortRange, Ports, Prefix,
     PrefixError, Publish, SMTP_PORTS, Transport, WhenOver, WhenOverError, is_domain,
 };
-pub use network_facts::{NetworkConnection, NetworkFacts, NetworkTraffic, RefusedPacket, Traffic, Volume};
+pub use network_facts::{
+    NetworkConnection, NetworkFacts, NetworkTraffic, RefusedPacket, RefusedRecord, Traffic, Volume,
+};
 pub use observed::{
     DiskFact, ForeignSocket, GroupSetting, InForce, JailInForce, LimitFact, MAX_FOREIGN, MAX_INTERFACES, MAX_MOUNTS,
     MAX_PROCESSES, MAX_STRAYS, MountFact, NAMESPACES, NotTmpfsSize, Observed, ObservedJail, ProcessFacts, ProcessRank,

@@ -111,6 +111,24 @@ pub struct NetworkConnection {
     pub expires: u32,
 }
 
+/// A packet that was refused to a jail.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RefusedRecord {
+    /// When, in seconds since 1970.
+    pub at: u64,
+    /// Why.
+    pub reason: RefusedPacket,
+    /// Where it said that it came from.
+    pub source: IpAddr,
+    /// Where it was to go.
+    pub destination: IpAddr,
+    /// The protocol: `tcp`, `udp`, `icmp`, `icmpv6` or a number.
+    pub protocol: String,
+    /// The port of the destination; `None` for a protocol without ports, and when the packet was cut before it.
+    pub port: Option<u16>,
+}
+
 /// The network of a tenant, as the router has it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -129,6 +147,9 @@ pub struct NetworkFacts {
     pub month: u64,
     /// Refused packets by reason; only reasons with packets.
     pub refused: BTreeMap<RefusedPacket, u64>,
+    /// Some of the packets that were refused last, the oldest first. Few are recorded: each of them was counted.
+    #[serde(default)]
+    pub last_refused: Vec<RefusedRecord>,
     /// Differences between the kernel and the policy, as sentences; empty when there are none.
     pub differences: Vec<String>,
 }

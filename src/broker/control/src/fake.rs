@@ -141,6 +141,7 @@ pub(crate) fn facts(tenant: &TenantName) -> NetworkFacts {
         traffic: NetworkTraffic::default(),
         month: 0,
         refused: BTreeMap::new(),
+        last_refused: Vec::new(),
         differences: Vec::new(),
     }
 }

@@ -255,7 +255,11 @@ fn refusing(reason: RefusedPacket) -> Chain {
     match reason {
         // Who sends these is told nothing: no honest program does.
         RefusedPacket::Spoofed | RefusedPacket::Invalid => rules.push(Rule::new([drop()])),
-        _ => rules.push(Rule::new([reject(Rejection::PROHIBITED)])),
+        // A reset ends a connection of TCP at once. An ICMP message would be ignored while its socket is busy with the first packet.
+        _ => rules.extend([
+            Rule::new([protocol(TCP), reject(Rejection::TcpReset)]),
+            Rule::new([reject(Rejection::PROHIBITED)]),
+        ]),
     }
     Chain::called(&refuse_chain(reason), rules)
 }

@@ -4,19 +4,22 @@
 
 use crate::output::{self, Form, visible};
 use crate::table::{pairs, render};
+use crate::usage::{clock, local};
 use bailiwick_client::{AskError, Daemon};
 use bailiwick_proto::control::TenantNetwork;
 use bailiwick_proto::{ControlReply, ControlRequest, Failure};
-use bailiwick_types::{ByteSize, NetworkConnection, NetworkFacts, Period, Traffic};
+use bailiwick_types::{ByteSize, Moment, NetworkConnection, NetworkFacts, Period, RefusedRecord, Traffic};
+use jiff::tz::TimeZone;
 use std::net::{IpAddr, SocketAddr};
 
 /// `bailiwick network`. `request` is [`ControlRequest::Network`].
 pub(crate) fn run(daemon: &Daemon, request: ControlRequest, form: Form) -> Result<(), Failure> {
     let ControlReply::Network(network) = daemon.ask(&request)? else { return Err(AskError::Unexpected.into()) };
-    output::show(form, &*network, text)
+    let zone = local();
+    output::show(form, &*network, |network| text(network, &zone))
 }
 
-fn text(network: &TenantNetwork) -> String {
+fn text(network: &TenantNetwork, zone: &TimeZone) -> String {
     let facts = &network.facts;
     let addresses: Vec<String> = facts.addresses.iter().map(IpAddr::to_string).collect();
     let mut out = pairs([
@@ -33,6 +36,15 @@ fn text(network: &TenantNetwork) -> String {
             vec![reason.word().to_owned(), count.to_string(), reason.text().to_owned()]
         };
         out.push_str(&format!("\n{}", render(&["REFUSED", "PACKETS", "BECAUSE"], facts.refused.iter().map(row))));
+    }
+    if !facts.last_refused.is_empty() {
+        let row = |refused: &RefusedRecord| {
+            let RefusedRecord { at, reason, source, destination, protocol, port } = refused;
+            let at = clock(Moment(*at), zone);
+            vec![at, protocol.clone(), source.to_string(), end(*destination, *port), reason.word().to_owned()]
+        };
+        let header = ["LAST-REFUSED", "PROTOCOL", "SOURCE", "DESTINATION", "BECAUSE"];
+        out.push_str(&format!("\n{}", render(&header, facts.last_refused.iter().map(row))));
     }
     if let Some(connections) = &network.connections {
         let header = ["PROTOCOL", "SOURCE", "DESTINATION", "STATE", "EXPIRES"];
@@ -113,6 +125,14 @@ mod tests {
                 traffic: NetworkTraffic { ipv4, ipv6: Traffic::default() },
                 month: 5 << 30,
                 refused: BTreeMap::from([(RefusedPacket::Dns, 12), (RefusedPacket::Smtp, 1)]),
+                last_refused: vec![RefusedRecord {
+                    at: 1_000_000_000,
+                    reason: RefusedPacket::Smtp,
+                    source: "100.64.0.2".parse().expect("valid"),
+                    destination: "2001:db8::1".parse().expect("valid"),
+                    protocol: "tcp".to_owned(),
+                    port: Some(25),
+                }],
                 differences: vec!["the limit of connections is 5\u{1b}[2J".to_owned()],
             },
             connections: Some(vec![
@@ -139,6 +159,9 @@ REFUSED  PACKETS  BECAUSE
 dns      12       to port 53 of a host that is not a resolver of the tenant
 smtp     1        to a port of SMTP
 
+LAST-REFUSED               PROTOCOL  SOURCE      DESTINATION       BECAUSE
+2001-09-09T01:46:40+00:00  tcp       100.64.0.2  [2001:db8::1]:25  smtp
+
 PROTOCOL  SOURCE            DESTINATION        STATE              EXPIRES
 tcp       100.64.0.2:40000  [2001:db8::1]:443  ESTABLISHED\\u{1b}  1m30s
 1         100.64.0.2        192.0.2.1          -                  1m30s
@@ -146,17 +169,18 @@ there are more than these 2 connections
 
 warning: the limit of connections is 5\\u{1b}[2J
 ";
-        assert_eq!(text(&network()), golden);
+        assert_eq!(text(&network(), &TimeZone::UTC), golden);
         let down = NetworkFacts { link: None, is_up: false, addresses: Vec::new(), ..network().facts };
-        let quiet = NetworkFacts { refused: BTreeMap::new(), differences: Vec::new(), ..down };
-        let shown = text(&TenantNetwork { facts: quiet, connections: None, cut: false });
+        let quiet =
+            NetworkFacts { refused: BTreeMap::new(), last_refused: Vec::new(), differences: Vec::new(), ..down };
+        let shown = text(&TenantNetwork { facts: quiet, connections: None, cut: false }, &TimeZone::UTC);
         let golden = "tenant      alice\nlink        -\naddresses   -\nthis month  5.0G\n\nFAMILY";
         assert!(shown.starts_with(golden) && shown.ends_with("ipv6    0     0             0         0\n"), "{shown}");
     }
 
     #[test]
     fn json_is_flat_and_reads_as_it_is_written() {
-        let json = output::in_form(Form::Json, &network(), text);
+        let json = output::in_form(Form::Json, &network(), |network| text(network, &TimeZone::UTC));
         assert!(!json.contains('\u{1b}'));
         assert_eq!(serde_json::from_str::<TenantNetwork>(&json).expect("valid"), network());
         let json: serde_json::Value = serde_json::from_str(&json).expect("valid");

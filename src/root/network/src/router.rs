@@ -12,6 +12,7 @@
 //! Danger: rules come before a link and go after it. A change is one transaction: if it fails, what was in force stays.
 
 mod desired;
+mod evidence;
 mod force;
 mod host_side;
 mod jail_link;
@@ -20,6 +21,7 @@ mod read;
 use crate::link_maker::LinkMaker;
 use crate::uplink::{self, Report};
 use crate::usage::{self, Usage};
+use bailiwick_netfilter::conntrack::Conntrack;
 use bailiwick_netfilter::nft::NftSocket;
 use bailiwick_netlink::route::RouteSocket;
 use bailiwick_observe::network::NetworkError;
@@ -30,6 +32,7 @@ use bailiwick_proto::{Failure, NetReply, NetRequest};
 use bailiwick_rules::router::RouterSettings;
 use bailiwick_types::{ExitStatus, NetworkMode, TenantName};
 use desired::Desired;
+use evidence::Evidence;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -37,6 +40,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 /// How often everything in the kernel is compared with what it should be.
 const COMPARE: Duration = Duration::from_secs(60);
+/// How often the counts are looked at, for volumes of the month.
+const COUNT: Duration = Duration::from_secs(10);
 /// A report of the host's side that is older says that nobody looks after it any more.
 const REPORT_AGE: Duration = Duration::from_secs(300);
 
@@ -88,6 +93,8 @@ pub(crate) struct Router {
     usage: Usage,
     nft: NftSocket,
     route: RouteSocket,
+    conntrack: Conntrack,
+    evidence: Evidence,
     pools: Pools,
     report: Report,
     settings: RouterSettings,
@@ -96,6 +103,8 @@ pub(crate) struct Router {
     /// The number of nftables' changes after the last one of ours.
     generation: u32,
     compared: Instant,
+    /// When the counts were looked at, and in which month.
+    counted: (Instant, u32),
     /// What the last comparison found and put right.
     found: Vec<String>,
     broken: Option<io::Error>,
@@ -109,7 +118,8 @@ impl Router {
         let report = uplink::read_report(&runtime).map_err(RouterError::Report)?.ok_or(RouterError::NoReport)?;
         let pools = bailiwick_observe::network::pools(&host.network)?;
         let settings = host_side::settings(&host, pools, &report);
-        let (nft, route) = (NftSocket::open()?, RouteSocket::open()?);
+        let (nft, route, conntrack) = (NftSocket::open()?, RouteSocket::open()?, Conntrack::open()?);
+        let evidence = Evidence::open()?;
         let tenants = BTreeMap::new();
         let mut router = Self {
             store,
@@ -119,12 +129,15 @@ impl Router {
             usage,
             nft,
             route,
+            conntrack,
+            evidence,
             pools,
             report,
             settings,
             tenants,
             generation: 0,
             compared: Instant::now(),
+            counted: (Instant::now(), usage::month(SystemTime::now())),
             found: Vec::new(),
             broken: None,
         };
@@ -146,6 +159,18 @@ impl Router {
     /// A problem after which this process must end, because it no longer knows what is in force.
     pub(crate) fn broken(&mut self) -> Option<io::Error> {
         self.broken.take()
+    }
+
+    /// Becomes readable with records of refused packets.
+    pub(crate) fn records(&self) -> BorrowedFd<'_> {
+        self.evidence.fd()
+    }
+
+    /// Takes the records of refused packets that have come.
+    pub(crate) fn take_records(&mut self, log: &mut impl FnMut(&str)) {
+        if let Err(error) = self.evidence.take() {
+            log(&format!("event=records-lost reason={:?}", Failure::new(ExitStatus::Failed, &error).message));
+        }
     }
 
     /// Writes down what was used, before the process ends.
@@ -170,7 +195,9 @@ impl Router {
 
     /// Looks at everything that may have changed by itself. Once a second.
     pub(crate) fn look(&mut self, log: &mut impl FnMut(&str)) {
-        if let Err(error) = self.look_at_report().and_then(|()| self.look_at_kernel(log)) {
+        let looked =
+            self.look_at_report().and_then(|()| self.look_at_kernel(log)).and_then(|()| self.look_at_months(log));
+        if let Err(error) = looked {
             log(&format!("event=not-compared reason={:?}", Failure::new(ExitStatus::Failed, &error).message));
         }
     }
@@ -204,9 +231,47 @@ impl Router {
         self.usage.save().map_err(RouterError::Usage)
     }
 
+    /// Looks at what was used, and holds those back whose volume of the month is used up.
+    fn look_at_months(&mut self, log: &mut impl FnMut(&str)) -> Result<(), RouterError> {
+        let (last, month) = self.counted;
+        if last.elapsed() < COUNT {
+            return Ok(());
+        }
+        let now = usage::month(SystemTime::now());
+        self.counted = (Instant::now(), now);
+        self.count()?;
+        let limited = self.tenants.iter().filter(|(_, desired)| desired.month.is_some());
+        for name in limited.map(|(name, _)| name.clone()).collect::<Vec<_>>() {
+            if now != month {
+                self.renew_month(&name)?;
+            }
+            let Some(old) = self.tenants.get(&name).cloned() else { continue };
+            for share in old.new_shares(self.usage.used(&name)) {
+                log(&format!("tenant={name} event=month-used percent={share}"));
+            }
+            match self.desired(&name, old.number) {
+                Ok(Some(desired)) if desired.is_held_back() != old.is_held_back() => {
+                    log(&format!("tenant={name} event=month-over held_back={}", desired.is_held_back()));
+                    jail_link::change_rates(&mut self.route, &old, &desired)?;
+                    self.tenants.insert(name, desired);
+                }
+                Ok(Some(desired)) => {
+                    // Only what was used has changed. Everything else waits for a request.
+                    if let Some(there) = self.tenants.get_mut(&name) {
+                        there.used = desired.used;
+                    }
+                }
+                Ok(None) | Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
     /// Takes the rules of tenants away whose links are gone with their jails.
     fn forget_unlinked(&mut self) -> Result<(), RouterError> {
-        let linked = jail_link::numbers(&mut self.route)?;
+        let links = self.route.links()?;
+        self.evidence.keep_only(|index| links.iter().any(|link| link.index == index));
+        let linked = jail_link::numbers_in(&links);
         let gone = self.tenants.iter().filter(|(_, desired)| !linked.contains(&desired.number));
         for name in gone.map(|(name, _)| name.clone()).collect::<Vec<_>>() {
             self.disconnect(&name)?;
@@ -271,9 +336,10 @@ impl Router {
             self.found = self.compare()?;
         }
         self.put_in_force(name, &desired)?;
+        // From here on this is what is in force, whatever becomes of the link.
+        self.tenants.insert(name.clone(), desired.clone());
         self.maker.connect(number, jail.as_fd()).map_err(RouterError::Link)?;
         jail_link::set_up(&mut self.route, &desired)?;
-        self.tenants.insert(name.clone(), desired);
         self.link_peers(name)
     }
 
@@ -284,16 +350,26 @@ impl Router {
         if self.tenants.get(name).is_some_and(|old| old.is_as(&desired)) {
             return Ok(NetReply::Unchanged);
         }
-        let mut put = || -> Result<(), RouterError> {
-            self.put_in_force(name, &desired)?;
-            if let Some(old) = self.tenants.get(name) {
-                jail_link::change_rates(&mut self.route, old, &desired)?;
-            }
-            self.tenants.insert(name.clone(), desired.clone());
-            self.remove_unused_policies()?;
-            self.link_peers(name)
-        };
-        put().map(|()| NetReply::Done).map_err(|error| failed(name, "change the network of", &error))
+        let put = self.change(name, desired);
+        put.map(|()| NetReply::Done).map_err(|error| failed(name, "change the network of", &error))
+    }
+
+    /// Puts another policy in force for a tenant. If that fails, what was in force stays.
+    fn change(&mut self, name: &TenantName, desired: Desired) -> Result<(), RouterError> {
+        let Some(old) = self.tenants.get(name).cloned() else { return Ok(()) };
+        jail_link::change_rates(&mut self.route, &old, &desired)?;
+        if let Err(error) = self.put_in_force(name, &desired) {
+            jail_link::change_rates(&mut self.route, &desired, &old)?;
+            return Err(error);
+        }
+        let addresses = desired.addresses;
+        self.tenants.insert(name.clone(), desired);
+        self.remove_policy_of(&old)?;
+        // The next packet of each open connection is judged by the rules of today.
+        for address in addresses.all() {
+            self.conntrack.delete_of(address)?;
+        }
+        self.link_peers(name)
     }
 
     /// Puts links in force that other tenants have to a tenant whose number has just become known.
@@ -313,7 +389,7 @@ impl Router {
     fn disconnect(&mut self, name: &TenantName) -> Result<(), RouterError> {
         let Some(old) = self.tenants.remove(name) else { return Ok(()) };
         self.take_out_of_force(&old)?;
-        self.remove_unused_policies()
+        self.remove_policy_of(&old)
     }
 
     fn problems(&self) -> Vec<NetProblem> {

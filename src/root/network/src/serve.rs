@@ -134,11 +134,12 @@ pub(crate) fn serve(
     sd_notify::notify(&[NotifyState::Ready]).ok();
     let mut looked = Instant::now();
     loop {
-        let ready = wait(gates, signals, &connections, TICK.saturating_sub(looked.elapsed()))?;
+        let ready = wait(gates, signals, &router, &connections, TICK.saturating_sub(looked.elapsed()))?;
         sd_notify::notify(&[NotifyState::Watchdog]).ok();
         if ready.signal && signals.take()?.is_some() {
             return router.end();
         }
+        router.take_records(&mut log);
         for index in ready.connections {
             let connection = &mut connections[index];
             connection.is_over = !connection.advance(&mut router);
@@ -164,9 +165,16 @@ struct Ready {
     connections: Vec<usize>,
 }
 
-fn wait(gates: &[Gate; 2], signals: &Signals, connections: &[Connection], time: Duration) -> io::Result<Ready> {
+fn wait(
+    gates: &[Gate; 2],
+    signals: &Signals,
+    router: &Router,
+    connections: &[Connection],
+    time: Duration,
+) -> io::Result<Ready> {
     let mut fds: Vec<_> = gates.iter().map(|gate| PollFd::new(&gate.listener, PollFlags::IN)).collect();
     fds.push(PollFd::from_borrowed_fd(signals.as_fd(), PollFlags::IN));
+    fds.push(PollFd::from_borrowed_fd(router.records(), PollFlags::IN));
     fds.extend(connections.iter().map(|connection| PollFd::new(&connection.socket, connection.awaited())));
     let time = Timespec { tv_sec: i64::try_from(time.as_secs()).unwrap_or(1), tv_nsec: i64::from(time.subsec_nanos()) };
     match rustix::event::poll(&mut fds, Some(&time)) {
@@ -174,7 +182,7 @@ fn wait(gates: &[Gate; 2], signals: &Signals, connections: &[Connection], time: 
         Err(error) => return Err(error.into()),
     }
     let is_ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
-    let of_connections = (0..).zip(&fds[3..]);
+    let of_connections = (0..).zip(&fds[4..]);
     Ok(Ready {
         new: [is_ready(&fds[0]), is_ready(&fds[1])],
         signal: is_ready(&fds[2]),

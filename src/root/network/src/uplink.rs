@@ -7,6 +7,7 @@
 
 mod conflicts;
 mod forwarding;
+mod names;
 mod report;
 mod router_namespace;
 mod rules;
@@ -80,11 +81,17 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> UplinkError {
 
 /// Makes everything, or puts back what is missing; returns what that was. What came of it is also left for `bailiwick-net`.
 pub(crate) fn run(config: &Path) -> Result<Vec<String>, UplinkError> {
-    let (host, _) = Store::new(config).host().map_err(UplinkError::Policy)?;
+    let mut store = Store::new(config);
+    let (host, _) = store.host().map_err(UplinkError::Policy)?;
     let user = settings::user(&host)?;
     let made = make(&host, user);
     // Jails must not reach the host, whatever else is wrong.
-    let report = Report::new(addresses()?, observed::resolvers(&host.network), made.as_ref().err());
+    let mut report = Report::new(addresses()?, observed::resolvers(&host.network), made.as_ref().err());
+    let names = store.read().policy.map(|policy| names::of_policy(&policy)).unwrap_or_default();
+    let earlier = Report::last(&host).map(|last| last.names).unwrap_or_default();
+    let (found, unknown) = names::look_up(&names, &earlier, user).map_err(system("look up names"))?;
+    report.names = found;
+    report.problems.extend(unknown);
     report.write(&host, user).map_err(system("leave word for bailiwick-net"))?;
     made
 }

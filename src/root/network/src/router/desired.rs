@@ -5,7 +5,9 @@ use bailiwick_plan::network::Addresses;
 use bailiwick_policy::Tenant;
 use bailiwick_proto::Failure;
 use bailiwick_rules::router::{self, Elements, PolicyRules, TenantRules};
-use bailiwick_types::{Bound, ByteRate, ExitStatus, LinkDirection, NetworkMode, Port, TenantName};
+use bailiwick_types::{
+    Bound, ByteRate, ExitStatus, LinkDirection, MonthlyVolume, NetworkMode, Port, TenantName, WhenOver,
+};
 use std::collections::BTreeSet;
 
 /// What should be in force for one tenant.
@@ -18,6 +20,9 @@ pub(super) struct Desired {
     pub(super) policy: PolicyRules,
     /// Its elements of all sets.
     pub(super) elements: Elements,
+    /// Its volume of the month, and what it had used of it at the last look.
+    pub(super) month: Option<MonthlyVolume>,
+    pub(super) used: u64,
     /// The most bytes a second out of the jail and into it.
     pub(super) up: Option<ByteRate>,
     pub(super) down: Option<ByteRate>,
@@ -29,7 +34,7 @@ impl Desired {
     /// Whether both say the same, whatever was used until now.
     pub(super) fn is_as(&self, other: &Self) -> bool {
         let plain = |desired: &Self| {
-            let mut desired = desired.clone();
+            let mut desired = Self { used: 0, ..desired.clone() };
             for element in desired.elements.values_mut().flatten() {
                 *element = element.clone().without_state();
             }
@@ -37,6 +42,33 @@ impl Desired {
         };
         plain(self) == plain(other)
     }
+}
+
+impl Desired {
+    /// Whether it goes on at the rate for those who have used their volume up.
+    pub(super) fn is_held_back(&self) -> bool {
+        self.month.as_ref().is_some_and(|month| is_over(month, self.used) && matches!(month.then, WhenOver::Shape(_)))
+    }
+
+    /// The shares of its volume, in per cent, that it has passed since the last look.
+    pub(super) fn new_shares(&self, now: u64) -> Vec<u8> {
+        let Some(month) = &self.month else { return Vec::new() };
+        let part = |share: u8| month.bytes.0 / 100 * u64::from(share);
+        month.notify.iter().copied().filter(|share| self.used < part(*share) && now >= part(*share)).collect()
+    }
+}
+
+fn is_over(month: &MonthlyVolume, used: u64) -> bool {
+    used >= month.bytes.0
+}
+
+/// The rate that holds: the declared one, or that of a volume that is used up if that is lower.
+fn held(declared: Option<ByteRate>, month: Option<&MonthlyVolume>, used: u64) -> Option<ByteRate> {
+    let of_month = month.filter(|month| is_over(month, used)).and_then(|month| match month.then {
+        WhenOver::Shape(rate) => Some(rate),
+        WhenOver::Stop | WhenOver::Notify => None,
+    });
+    declared.into_iter().chain(of_month).min()
 }
 
 fn rate(bound: Bound<ByteRate>) -> Option<ByteRate> {
@@ -63,14 +95,16 @@ impl Router {
         let used = self.usage.used(name);
         let rules = TenantRules { number, addresses, network, links, used };
         let mut elements = router::tenant(&rules, &policy.chain.name);
-        let up = rate(network.up);
-        if up.is_some()
+        let month = network.month.as_ref();
+        let (up, down) = (held(rate(network.up), month, used), held(rate(network.down), month, used));
+        if (up.is_some() || may_be_shaped(network.month.as_ref()))
             && let Some((set, element)) = router::classified(number)
         {
             elements.entry(set.to_owned()).or_default().push(element);
         }
         let peers = peers.into_iter().map(|(peer, _)| peer).collect();
-        Ok(Some(Desired { number, addresses, policy, elements, up, down: rate(network.down), peers }))
+        let month = network.month.clone();
+        Ok(Some(Desired { number, addresses, policy, elements, month, used, up, down, peers }))
     }
 
     /// The number of a tenant that lets another one connect to a port; `None` if it does not, or never had a network.
@@ -82,6 +116,11 @@ impl Router {
             other.links.iter().any(|link| (link.direction, &link.peer, link.port) == (LinkDirection::From, from, port));
         consents.then_some(number)
     }
+}
+
+/// Whether a class in the queue on the way out may be needed later.
+fn may_be_shaped(month: Option<&MonthlyVolume>) -> bool {
+    month.is_some_and(|month| matches!(month.then, WhenOver::Shape(_)))
 }
 
 /// The tenants that a tenant may connect to, with the ports.

@@ -6,7 +6,7 @@ use super::desired::Desired;
 use super::{Router, RouterError};
 use bailiwick_netfilter::nft::{Batch, Element, Set, Table, TableDump};
 use bailiwick_netlink::Error;
-use bailiwick_rules::router::{self, Elements, RouterSettings, TABLE};
+use bailiwick_rules::router::{self, Elements, MONTH, RouterSettings, TABLE};
 use bailiwick_types::TenantName;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -44,7 +44,10 @@ impl Router {
     /// Takes the rules of a tenant away, but not its counts.
     pub(super) fn take_out_of_force(&mut self, old: &Desired) -> Result<(), RouterError> {
         let sets = sets_of(&self.settings);
-        self.commit(|batch| change(batch, &sets, &old.elements, &Elements::new()))
+        // The volume goes on while the jail is down: its next one may start at once.
+        let mut gone = old.elements.clone();
+        gone.remove(MONTH);
+        self.commit(|batch| change(batch, &sets, &gone, &Elements::new()))
     }
 
     /// Makes the counts of a number begin from zero: it belongs to another tenant now.
@@ -65,24 +68,31 @@ impl Router {
         self.commit(|batch| change(batch, &sets, &old, &new))
     }
 
-    /// Removes the chains of policies that no tenant has any more.
-    pub(super) fn remove_unused_policies(&mut self) -> Result<(), RouterError> {
-        let used: BTreeSet<_> = self.tenants.values().map(|desired| desired.policy.chain.name.clone()).collect();
-        let Some(dump) = self.nft.table(TABLE, MOST_RULES)? else { return Ok(()) };
-        let is_unused =
-            |name: &str| router::is_of_policy(name) && !used.iter().any(|used| name.starts_with(used.as_str()));
-        let chains: Vec<_> = dump.table.chains.iter().filter(|chain| is_unused(&chain.name)).collect();
-        if chains.is_empty() {
+    /// Removes the chain of a policy, if no tenant has it any more.
+    pub(super) fn remove_policy_of(&mut self, old: &Desired) -> Result<(), RouterError> {
+        let chain = &old.policy.chain.name;
+        if self.tenants.values().any(|desired| desired.policy.chain.name == *chain) {
             return Ok(());
         }
         self.commit(|batch| {
-            for chain in &chains {
-                batch.flush_chain(TABLE, &chain.name);
-                batch.delete_chain(TABLE, &chain.name);
-            }
-            for set in dump.table.sets.iter().filter(|set| is_unused(&set.name)) {
+            batch.flush_chain(TABLE, chain);
+            batch.delete_chain(TABLE, chain);
+            for set in &old.policy.sets {
                 batch.delete_set(TABLE, &set.name);
             }
+        })
+    }
+
+    /// Begins the volume of a new month.
+    pub(super) fn renew_month(&mut self, name: &TenantName) -> Result<(), RouterError> {
+        let Some(desired) = self.tenants.get(name) else { return Ok(()) };
+        let Some(elements) = desired.elements.get(MONTH).cloned() else { return Ok(()) };
+        let fresh: Vec<_> = elements.iter().cloned().map(Element::without_state).collect();
+        let sets = sets_of(&self.settings);
+        let Some(set) = sets.get(MONTH) else { return Ok(()) };
+        self.commit(|batch| {
+            batch.delete_elements(TABLE, set, &elements);
+            batch.add_elements(TABLE, set, &fresh);
         })
     }
 

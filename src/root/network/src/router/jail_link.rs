@@ -18,7 +18,12 @@ const LEAST_BURST: u32 = 16 * MTU;
 
 /// The numbers of the links that are there.
 pub(super) fn numbers(socket: &mut RouteSocket) -> Result<BTreeSet<u32>, Error> {
-    Ok(socket.links()?.iter().filter_map(|link| number_of_link(&link.name)).collect())
+    Ok(numbers_in(&socket.links()?))
+}
+
+/// The numbers of some links.
+pub(super) fn numbers_in(links: &[Link]) -> BTreeSet<u32> {
+    links.iter().filter_map(|link| number_of_link(&link.name)).collect()
 }
 
 /// Removes a link that an earlier jail has left.

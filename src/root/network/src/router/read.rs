@@ -1,14 +1,18 @@
 //! What the kernel says: counts, addresses, links, and differences from the policy.
 
 use super::desired::Desired;
-use super::{Router, RouterError};
+use super::evidence::protocol_name;
+use super::{Router, RouterError, failed};
+use bailiwick_netfilter::conntrack::Connection;
 use bailiwick_netfilter::nft::{Element, Set};
 use bailiwick_netlink::route::{Family, Link, Mac, Neighbour, Prefix, Route};
 use bailiwick_plan::network::{GATEWAY_MAC, JAIL_MAC, ROUTES, link_name};
-use bailiwick_proto::net::MOST_NETWORKS;
+use bailiwick_proto::net::{MOST_CONNECTIONS, MOST_NETWORKS};
 use bailiwick_proto::{Failure, NetReply};
 use bailiwick_rules::router::{self, RECEIVED, SENT, TABLE, parse_key, refused_set};
-use bailiwick_types::{ExitStatus, NetworkFacts, NetworkTraffic, RefusedPacket, TenantName, Traffic, Volume};
+use bailiwick_types::{
+    ExitStatus, NetworkConnection, NetworkFacts, NetworkTraffic, RefusedPacket, TenantName, Traffic, Volume,
+};
 use std::collections::{BTreeMap, BTreeSet};
 
 const MOST_ELEMENTS: usize = 8_000_000;
@@ -77,6 +81,7 @@ impl Router {
                 addresses: Vec::new(),
                 traffic: traffic.get(name).copied().unwrap_or_default(),
                 month: self.usage.used(name),
+                last_refused: link.map(|link| self.evidence.of(link.index)).unwrap_or_default(),
                 refused: number.and_then(|number| refused.get(&number)).cloned().unwrap_or_default(),
                 differences: Vec::new(),
             };
@@ -104,10 +109,37 @@ impl Router {
 
     /// The open connections of a tenant.
     pub(super) fn connections(&mut self, name: &TenantName) -> Result<NetReply, Failure> {
-        let _desired = self.tenants.get(name).cloned().ok_or_else(|| super::no_network(name))?;
-        Ok(NetReply::Connections { connections: Vec::new(), cut: false })
+        let desired = self.tenants.get(name).cloned().ok_or_else(|| super::no_network(name))?;
+        let (mut connections, mut cut) = (Vec::new(), false);
+        for address in desired.addresses.all() {
+            let room = MOST_CONNECTIONS - connections.len();
+            let found = self.conntrack.connections_of(address, room);
+            let found = found.map_err(|error| failed(name, "list the connections of", &error))?;
+            cut |= found.total > found.connections.len();
+            connections.extend(found.connections.into_iter().map(connection));
+        }
+        Ok(NetReply::Connections { connections, cut })
     }
 }
+
+fn connection(of: Connection) -> NetworkConnection {
+    let (source_port, destination_port) = (of.ports.map(|ports| ports.0), of.ports.map(|ports| ports.1));
+    NetworkConnection {
+        protocol: protocol_name(of.protocol),
+        source: of.source,
+        source_port,
+        destination: of.destination,
+        destination_port,
+        state: of.tcp_state.map(|number| {
+            TCP_STATES.get(usize::from(number)).map_or_else(|| number.to_string(), |word| (*word).to_owned())
+        }),
+        expires: of.timeout,
+    }
+}
+
+/// The states of a connection of TCP, by number (`linux/netfilter/nf_conntrack_tcp.h`).
+const TCP_STATES: [&str; 9] =
+    ["none", "syn-sent", "syn-received", "established", "fin-wait", "close-wait", "last-ack", "time-wait", "close"];
 
 /// The links of the router, with what leads over them.
 struct Seen {

@@ -55,6 +55,11 @@ impl Report {
         now.duration_since(SystemTime::UNIX_EPOCH + Duration::from_secs(self.at)).ok()
     }
 
+    /// The report of the last time, if there is a readable one.
+    pub(crate) fn last(host: &Host) -> Option<Self> {
+        read(file::open_dir(&host.runtime_dir.join(NET_DIR)).ok()?).ok().flatten()
+    }
+
     /// Leaves the report in the directory of `bailiwick-net`'s socket, which is made if it is missing.
     pub(crate) fn write(&self, host: &Host, user: RouterUser) -> io::Result<()> {
         let runtime = file::open_dir(&host.runtime_dir)?;
