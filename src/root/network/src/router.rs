@@ -49,7 +49,9 @@ const REPORT_AGE: Duration = Duration::from_secs(300);
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RouterError {
     /// What is used cannot be read or written.
-    #[error("cannot keep what tenants use of their monthly volumes")]
+    #[error(
+        "cannot keep what tenants use of their monthly volumes; if the file is damaged, move it away, and the month begins anew"
+    )]
     Usage(#[source] io::Error),
     /// The report of the host's side cannot be read.
     #[error("cannot read what `bailiwick-net --uplink` found")]
@@ -315,9 +317,8 @@ impl Router {
         let connected = self.make_connection(name, desired, &jail);
         if let Err(error) = &connected
             && let RouterError::Link(source) = error
-            && source.kind() == io::ErrorKind::TimedOut
+            && is_lost(source.kind())
         {
-            // The link may come into being later, and its answer would be taken for that of the next request.
             self.broken = Some(io::Error::other("the process that makes links does not answer"));
         }
         connected.map(|()| NetReply::Done).map_err(|error| failed(name, "connect", &error))
@@ -405,6 +406,13 @@ impl Router {
         all.extend(self.found.iter().map(|what| problem("BW122", what.clone())));
         all
     }
+}
+
+/// Whether an error says that the process that makes links is gone, or that its answer comes late. A late one would be taken for that
+/// of the next request.
+fn is_lost(kind: io::ErrorKind) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, NotConnected, TimedOut, UnexpectedEof};
+    matches!(kind, BrokenPipe | ConnectionReset | NotConnected | TimedOut | UnexpectedEof)
 }
 
 fn no_network(name: &TenantName) -> Failure {
