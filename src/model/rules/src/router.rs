@@ -618,3 +618,105 @@ pub fn parse_key(key: &[u8]) -> Option<(u32, Option<Family>)> {
     };
     Some((number_of_link(name)?, family))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bailiwick_types::Allow;
+
+    fn network(allow: &[&str], ports: &[&str]) -> Network {
+        let allow = allow.iter().map(|to| Allow { to: to.parse().expect("a destination"), ports: None }).collect();
+        let ports = ports.iter().map(|ports| ports.parse().expect("ports")).collect();
+        Network { allow, ports, ..Network::with_mode(NetworkMode::Outbound) }
+    }
+
+    fn rules(network: &Network) -> PolicyRules {
+        policy(network, &BTreeMap::new())
+    }
+
+    fn looks_into(rules: &PolicyRules, set: &str) -> bool {
+        let looks = |expression: &Expr| matches!(expression, Expr::Lookup { set: other, .. } if other == set);
+        rules.chain.rules.iter().flat_map(|rule| &rule.expressions).any(looks)
+    }
+
+    #[test]
+    fn policies_that_say_the_same_share_their_rules() {
+        let one = network(&["192.0.2.0/25", "192.0.2.128/25", "9.9.9.9"], &["tcp/80-443", "tcp/100"]);
+        let same = network(&["9.9.9.9", "192.0.2.0/24"], &["tcp/80-443"]);
+        assert_eq!(rules(&one).chain.name, rules(&same).chain.name);
+        assert_eq!(rules(&one), rules(&same));
+        for other in [network(&["9.9.9.9"], &["tcp/80-443"]), network(&["9.9.9.9", "192.0.2.0/24"], &["udp/80-443"])] {
+            assert_ne!(rules(&one).chain.name, rules(&other).chain.name);
+        }
+        let mail = Network { smtp: true, ..one.clone() };
+        assert_ne!(rules(&one).chain.name, rules(&mail).chain.name);
+        assert!(is_of_policy(&rules(&one).chain.name) && !is_of_policy(OUTBOUND));
+    }
+
+    #[test]
+    fn what_is_blocked_and_mail_are_looked_at_before_anything_is_allowed() {
+        for (network, mail) in [
+            (network(&["0.0.0.0/0", "::/0"], &["tcp/1-65535", "udp/1-65535", "dns", "ping"]), true),
+            (Network { smtp: true, ..network(&["0.0.0.0/0"], &["tcp/25"]) }, false),
+        ] {
+            let rules = rules(&network);
+            let passes = Expr::Verdict(Verdict::Goto(PASSED.to_owned()));
+            let resolvers = [RESOLVERS_V4, RESOLVERS_V6];
+            let looks = |rule: &Rule, sets: &[&str]| {
+                let is_one =
+                    |expression: &Expr| matches!(expression, Expr::Lookup { set, .. } if sets.contains(&set.as_str()));
+                rule.expressions.iter().any(is_one)
+            };
+            let is_pass = |rule: &&Rule| rule.expressions.last() == Some(&passes) && !looks(rule, &resolvers);
+            let first = rules.chain.rules.iter().position(|rule| is_pass(&rule)).expect("something is allowed");
+            for set in [BLOCKED_V4, BLOCKED_V6] {
+                let place = rules.chain.rules.iter().position(|rule| looks(rule, &[set]));
+                assert!(place.is_some_and(|place| place < first), "{set}");
+            }
+            assert_eq!(looks_into(&rules, SMTP), mail);
+            let last = rules.chain.rules.last().and_then(|rule| rule.expressions.last());
+            assert_eq!(last, Some(&Expr::Verdict(Verdict::Goto(refuse_chain(RefusedPacket::NotAllowed)))));
+        }
+    }
+
+    #[test]
+    fn without_dns_no_question_passes_and_with_it_only_to_resolvers() {
+        let (without, with) = (network(&["::/0"], &["udp/1-65535"]), network(&["::/0"], &["udp/1-65535", "dns"]));
+        assert!(!looks_into(&rules(&without), RESOLVERS_V6) && looks_into(&rules(&with), RESOLVERS_V6));
+        let refused = Expr::Verdict(Verdict::Goto(refuse_chain(RefusedPacket::Dns)));
+        for network in [without, with] {
+            let refuses =
+                rules(&network).chain.rules.iter().filter(|rule| rule.expressions.last() == Some(&refused)).count();
+            assert_eq!(refuses, 2, "UDP and TCP");
+        }
+    }
+
+    #[test]
+    fn a_name_without_an_address_allows_nothing() {
+        let name: DomainName = "api.example".parse().expect("a name");
+        let network = network(&["api.example"], &["tcp/443"]);
+        let passes = |rules: &PolicyRules| {
+            let passes = Expr::Verdict(Verdict::Goto(PASSED.to_owned()));
+            rules.chain.rules.iter().filter(|rule| rule.expressions.last() == Some(&passes)).count()
+        };
+        assert_eq!(passes(&rules(&network)), 0);
+        let names = BTreeMap::from([(name, vec!["192.0.2.1".parse().expect("an address")])]);
+        assert_eq!(passes(&policy(&network, &names)), 1);
+    }
+
+    #[test]
+    fn a_tenant_is_a_few_elements_and_none_without_a_network() {
+        let pools = Pools::new("100.64.0.0/10".parse().expect("a prefix"), "fd00::/48".parse().ok()).expect("pools");
+        let network = network(&["::/0"], &["tcp/443"]);
+        let addresses = pools.tenant(7).expect("room");
+        let of = |network: &Network| {
+            tenant(&TenantRules { number: 7, addresses, network, links: Vec::new(), used: 0 }, "policy-x")
+        };
+        assert_eq!(of(&network).values().map(Vec::len).sum::<usize>(), 4);
+        assert_eq!(of(&Network::default()), Elements::new());
+        let counters = counters(7);
+        let keys: Vec<_> = counters[SENT].iter().filter_map(|element| parse_key(&element.key)).collect();
+        assert_eq!(keys, [(7, Some(Family::V4)), (7, Some(Family::V6))]);
+        assert!(counters.keys().all(|set| counts(set)) && !counts(POLICY));
+    }
+}

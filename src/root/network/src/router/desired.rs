@@ -28,6 +28,8 @@ pub(super) struct Desired {
     pub(super) down: Option<ByteRate>,
     /// The tenants that it may connect to, if they say so too.
     pub(super) peers: BTreeSet<TenantName>,
+    /// The ports of the host that lead to it.
+    published: BTreeSet<Port>,
 }
 
 impl Desired {
@@ -88,6 +90,12 @@ impl Router {
         };
         let addresses = self.pools.tenant(number).map_err(|error| Failure::new(ExitStatus::HostCannot, &error))?;
         let network = &tenant.settings.network;
+        for published in &network.publish {
+            if let Some(other) = self.publisher(name, published.host_port()) {
+                let message = format!("the host's port {} leads to \"{other}\" already", published.host_port());
+                return Err(Failure::of(ExitStatus::Conflict, message));
+            }
+        }
         let policy = router::policy(network, &self.settings.names);
         let peers = links_to(&tenant);
         let links = peers.iter().filter_map(|(peer, port)| Some((self.consenting(&tenant.name, peer, *port)?, *port)));
@@ -104,7 +112,14 @@ impl Router {
         }
         let peers = peers.into_iter().map(|(peer, _)| peer).collect();
         let month = network.month.clone();
-        Ok(Some(Desired { number, addresses, policy, elements, month, used, up, down, peers }))
+        let published = network.publish.iter().map(|published| published.host_port()).collect();
+        Ok(Some(Desired { number, addresses, policy, elements, month, used, up, down, peers, published }))
+    }
+
+    /// Another tenant that a port of the host leads to now. It keeps the port, whatever its file says today.
+    fn publisher(&self, name: &TenantName, port: Port) -> Option<&TenantName> {
+        let holds = |(other, desired): &(&TenantName, &Desired)| *other != name && desired.published.contains(&port);
+        self.tenants.iter().find(holds).map(|(other, _)| other)
     }
 
     /// The number of a tenant that lets another one connect to a port; `None` if it does not, or never had a network.
