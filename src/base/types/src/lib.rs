@@ -53,8 +53,8 @@ pub use network_facts::{
 };
 pub use observed::{
     DiskFact, ForeignSocket, GroupSetting, InForce, JailInForce, LimitFact, MAX_FOREIGN, MAX_INTERFACES, MAX_MOUNTS,
-    MAX_PROCESSES, MAX_STRAYS, MountFact, NAMESPACES, NotTmpfsSize, Observed, ObservedJail, ProcessFacts, ProcessRank,
-    QuotaFact, SocketFacts, TmpfsSize, Visitor,
+    MAX_PROCESSES, MAX_STRAYS, MountFact, NAMESPACES, NetworkInForce, NotTmpfsSize, Observed, ObservedJail,
+    ProcessFacts, ProcessRank, QuotaFact, SocketFacts, TmpfsSize, Visitor,
 };
 pub use quantity::{ByteSize, Count, CpuShare, ParseQuantityError, Period};
 pub use report::{

@@ -7,6 +7,7 @@ use crate::{Access, ByteSize, HostSocketName, IdRange, LimitKey, Mail, TenantNam
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 
 /// The kinds of namespaces of a jail, as in `/proc/PID/ns`.
@@ -65,6 +66,22 @@ pub struct JailInForce {
     /// The mail that it may send, as the server of its mail was started; `None` while there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mail: Option<Mail>,
+    /// Whether it has an interface beside its loopback; `None` from a warden of an earlier version.
+    #[serde(default)]
+    pub connected: Option<bool>,
+    /// Its network; `None` without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<NetworkInForce>,
+}
+
+/// The network of a running jail: what it was made with, and what `bailiwick-net` was told last.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkInForce {
+    /// The resolvers that `/etc/resolv.conf` inside has named since the start.
+    pub resolvers: Vec<IpAddr>,
+    /// The settings of the policy that is in force, by key, as text. A long value is cut and ends with its digest.
+    pub settings: BTreeMap<String, String>,
 }
 
 /// A tenant's disk quota, as the kernel reports it.

@@ -253,7 +253,7 @@ impl Overview {
             {
                 let tenant = tenant.as_ref();
                 let actual = actual_now(tenant, roster.get(name), in_force.as_ref());
-                let own = difference(name, declared(tenant), &actual, in_force.as_ref(), &facts);
+                let own = difference(name, declared(tenant), &actual, in_force.as_ref(), &facts, &host.network);
                 // Also check a jail that runs or sleeps, so that nobody learns of the problem when it starts again.
                 let runs = roster.get(name).is_some_and(|entry| entry.pid.is_some());
                 let sleeps = next(desired(declared(tenant)), &actual).jail == JailStep::Asleep;

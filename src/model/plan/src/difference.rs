@@ -7,13 +7,15 @@ use crate::disk::DiskPlan;
 use crate::lending;
 use crate::lifecycle::{Actual, Declaration, DesiredJail, HostUserStep, JailStep, desired, next};
 use crate::mount::confinement;
+use crate::network;
 use crate::rescue;
 use bailiwick_policy::Tenant;
 use bailiwick_types::{
-    Access, Action, Change, Holder, HostFacts, HostSocketName, InForce, JailInForce, LimitFact, LimitKey, LimitValue,
-    Mail, Profile, TenantName, TmpfsSize,
+    Access, Action, Change, Holder, HostFacts, HostNetwork, HostSocketName, InForce, JailInForce, LimitFact, LimitKey,
+    LimitValue, Mail, NetworkInForce, NetworkMode, Profile, TenantName, TmpfsSize,
 };
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 /// The differences of a tenant on this host. `in_force` is what the warden read in the tenant's jail; without it, only
 /// the state and the host user are compared.
@@ -24,6 +26,7 @@ pub fn difference(
     actual: &Actual,
     in_force: Option<&InForce>,
     facts: &HostFacts,
+    host: &HostNetwork,
 ) -> Vec<Change> {
     let desired = desired(declaration);
     let step = next(desired, actual);
@@ -32,6 +35,7 @@ pub fn difference(
     let stays = matches!(step.jail, JailStep::None | JailStep::Thaw);
     if let (Declaration::Known(tenant), true, Some((in_force, jail))) = (declaration, stays, jail) {
         changes.extend(settings(tenant, facts, in_force, jail));
+        changes.extend(network_rows(tenant, host, jail));
     }
     changes.extend(host_user_row(name, step.host_user));
     changes
@@ -168,14 +172,47 @@ fn settings(tenant: &Tenant, facts: &HostFacts, actual: &InForce, jail: &JailInF
     changes
 }
 
+/// The differences of the network. The interface and the resolvers inside are made with the jail. All else is rules of the
+/// router, and changes while the jail runs.
+fn network_rows(tenant: &Tenant, host: &HostNetwork, jail: &JailInForce) -> Vec<Change> {
+    let Some(is_connected) = jail.connected else { return Vec::new() };
+    let row = |what: &str, actual: String, declared: String, action| row(&tenant.name, what, actual, declared, action);
+    let declared = match jail.access {
+        Access::ReadWrite => tenant.settings.network.mode,
+        // A suspended tenant has none.
+        Access::ReadOnly => NetworkMode::None,
+    };
+    let none = NetworkMode::None.to_string();
+    match (is_connected, declared) {
+        (false, NetworkMode::None) => return Vec::new(),
+        (false, _) => return vec![row("network", none, declared.to_string(), Action::Restart)],
+        (true, NetworkMode::None) => return vec![row("network", "connected".to_owned(), none, Action::Restart)],
+        (true, _) => {}
+    }
+    let Some(NetworkInForce { resolvers, settings }) = &jail.network else { return Vec::new() };
+    let mut changes = Vec::new();
+    let words = |addresses: &[IpAddr]| addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(", ");
+    // Without an entry they are those of the host, which changes its own.
+    if !host.resolvers.is_empty() && *resolvers != host.resolvers {
+        changes.push(row("network.resolvers", words(resolvers), words(&host.resolvers), Action::Restart));
+    }
+    for (key, declared) in network::settings(tenant, host) {
+        // A setting that the version did not know that connected the jail is as that version had it.
+        if let Some(actual) = settings.get(&key).filter(|actual| **actual != declared) {
+            changes.push(row(&format!("network.{key}"), actual.clone(), declared, Action::Live));
+        }
+    }
+    changes
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::lifecycle::{Hold, HostUser, Ids, JailState};
     use bailiwick_policy::Declared;
     use bailiwick_types::{
-        BlockDevice, ByteSize, DiskFact, Hierarchy, JailInForce, LimitKind, LimitUnit, QuotaFact, QuotaFacts, SoftHard,
-        StorageFacts, WeightPolicy,
+        BlockDevice, ByteSize, DiskFact, Hierarchy, JailInForce, LimitKind, LimitUnit, Link, LinkDirection, Network,
+        QuotaFact, QuotaFacts, SoftHard, StorageFacts, WeightPolicy,
     };
 
     /// A host without controllers and quotas.
@@ -234,6 +271,8 @@ mod tests {
                 tmpfs: [].into(),
                 host_sockets: Some([].into()),
                 mail: None,
+                connected: Some(false),
+                network: None,
             }
         });
         let in_force = InForce { tenant: tenant.name.clone(), jail, strays: Vec::new(), disk: None };
@@ -246,7 +285,10 @@ mod tests {
             format!("{what}: {actual} -> {declared} ({action:?})")
         };
         let known = Declaration::Known(&tenant);
-        difference(&tenant.name, known, &actual, Some(&in_force), &facts).into_iter().map(row).collect()
+        difference(&tenant.name, known, &actual, Some(&in_force), &facts, &HostNetwork::default())
+            .into_iter()
+            .map(row)
+            .collect()
     }
 
     /// A plan with these lines in `[limits]`, as `dump` writes it, and its tenant.
@@ -286,6 +328,8 @@ mod tests {
             tmpfs: sizes.map(size).into(),
             host_sockets: Some([].into()),
             mail: None,
+            connected: Some(false),
+            network: None,
         };
         let plan = DiskPlan::new(limits, facts);
         let quota = |pair: Option<SoftHard<u64>>| QuotaFact {
@@ -316,8 +360,16 @@ mod tests {
         let (plan, before) = limited("");
         let actual = as_declared(&before, &facts);
         let running = Actual { jail: JailState::Running(Access::ReadWrite), ids: Ids::Given, ..Actual::NEVER_RAN };
-        let differs =
-            |tenant: &Tenant| difference(&tenant.name, Declaration::Known(tenant), &running, Some(&actual), &facts);
+        let differs = |tenant: &Tenant| {
+            difference(
+                &tenant.name,
+                Declaration::Known(tenant),
+                &running,
+                Some(&actual),
+                &facts,
+                &HostNetwork::default(),
+            )
+        };
         assert_eq!(differs(&before), []);
         for key in LimitKey::ALL.into_iter().filter(|key| before.settings.limits.value(*key).is_some()) {
             assert!(plan.contains(&format!("\n{key} = ")), "{plan}");
@@ -354,7 +406,15 @@ mod tests {
         let mut actual = as_declared(&tenant, &facts);
         let running = Actual { jail: JailState::Running(Access::ReadWrite), ids: Ids::Given, ..Actual::NEVER_RAN };
         let differs = |tenant: &Tenant, actual: &InForce| -> Vec<String> {
-            let rows = difference(&tenant.name, Declaration::Known(tenant), &running, Some(actual), &facts).into_iter();
+            let rows = difference(
+                &tenant.name,
+                Declaration::Known(tenant),
+                &running,
+                Some(actual),
+                &facts,
+                &HostNetwork::default(),
+            )
+            .into_iter();
             let rows = rows.filter(|row| row.action != Action::HostUser);
             rows.map(|row| format!("{}: {} -> {} ({:?})", row.what, row.actual, row.declared, row.action)).collect()
         };
@@ -386,6 +446,49 @@ mod tests {
     }
 
     #[test]
+    fn a_change_of_the_network_is_live_but_of_what_is_made_with_the_jail() {
+        let facts = bare_host();
+        let (_, mut tenant) = limited("");
+        let host = HostNetwork { resolvers: vec![IpAddr::from([192, 0, 2, 53])], ..HostNetwork::default() };
+        let mut actual = as_declared(&tenant, &facts);
+        let running = Actual { jail: JailState::Running(Access::ReadWrite), ids: Ids::Given, ..Actual::NEVER_RAN };
+        let differs = |tenant: &Tenant, host: &HostNetwork, actual: &InForce| -> Vec<String> {
+            let known = Declaration::Known(tenant);
+            let rows = difference(&tenant.name, known, &running, Some(actual), &facts, host).into_iter();
+            let rows = rows.filter(|row| row.action != Action::HostUser);
+            rows.map(|row| format!("{}: {} -> {} ({:?})", row.what, row.actual, row.declared, row.action)).collect()
+        };
+        assert_eq!(differs(&tenant, &host, &actual), [""; 0]);
+        tenant.settings.network = Network::with_mode(NetworkMode::Outbound);
+        assert_eq!(differs(&tenant, &host, &actual), ["network: none -> outbound (Restart)"]);
+        let jail = actual.jail.as_mut().expect("runs");
+        jail.connected = Some(true);
+        let settings = network::settings(&tenant, &host);
+        jail.network = Some(NetworkInForce { resolvers: host.resolvers.clone(), settings });
+        assert_eq!(differs(&tenant, &host, &actual), [""; 0]);
+        tenant.settings.network.smtp = true;
+        tenant.settings.network.connections = 77;
+        let live = ["network.connections: 2000 -> 77 (Live)", "network.smtp: false -> true (Live)"];
+        assert_eq!(differs(&tenant, &host, &actual), live);
+        tenant.settings.network = Network::with_mode(NetworkMode::Outbound);
+        let peer = "bob".parse().expect("a name");
+        let port = "tcp/5432".parse().expect("a port");
+        tenant.links = vec![Link { peer, direction: LinkDirection::To, port }];
+        assert_eq!(differs(&tenant, &host, &actual), ["network.link: [] -> [\"to bob tcp/5432\"] (Live)"]);
+        tenant.links.clear();
+        let blocks = HostNetwork { block: vec!["192.0.2.0/24".parse().expect("a prefix")], ..host.clone() };
+        assert_eq!(differs(&tenant, &blocks, &actual), ["network.block: [] -> [\"192.0.2.0/24\"] (Live)"]);
+        let others = HostNetwork { resolvers: vec![IpAddr::from([192, 0, 2, 54])], ..host.clone() };
+        let golden = ["network.resolvers: 192.0.2.53 -> 192.0.2.54 (Restart)"];
+        assert_eq!(differs(&tenant, &others, &actual), golden);
+        assert_eq!(differs(&tenant, &HostNetwork::default(), &actual), [""; 0], "those of the host");
+        tenant.settings.network = Network::default();
+        assert_eq!(differs(&tenant, &host, &actual), ["network: connected -> none (Restart)"]);
+        actual.jail.as_mut().expect("runs").connected = None;
+        assert_eq!(differs(&tenant, &host, &actual), [""; 0], "an earlier warden does not say");
+    }
+
+    #[test]
     fn each_state_and_each_jail() {
         use Access::{ReadOnly, ReadWrite};
         let none: [&str; 0] = [];
@@ -412,7 +515,7 @@ mod tests {
         let name: TenantName = "alice".parse().expect("a name");
         let facts = bare_host();
         let rows = |declaration, actual: Actual| -> Vec<String> {
-            let changes = difference(&name, declaration, &actual, None, &facts).into_iter();
+            let changes = difference(&name, declaration, &actual, None, &facts, &HostNetwork::default()).into_iter();
             changes.map(|row| format!("{}: {} -> {} ({:?})", row.what, row.actual, row.declared, row.action)).collect()
         };
         let down = Actual { ids: Ids::Given, ..Actual::NEVER_RAN };

@@ -10,8 +10,10 @@
 //! answered on a link: gateway and jail are permanent neighbours of each other, with fixed hardware addresses.
 
 mod addresses;
+mod settings;
 
 pub use addresses::{Addresses, NoAddress, Pools, local_prefix};
+pub use settings::settings;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 

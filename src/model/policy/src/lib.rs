@@ -41,6 +41,7 @@ pub use model::{
     Declared, EtcSettings, FtpLogin, Host, HostMail, HostSocket, Log, Login, Pass, Plan, Policy, Principal, Reserve,
     Run, Service, ServiceLimits, ServiceSocket, ServiceUser, Settings, Sleep, Stop, Tenant, Timer, Web,
 };
+pub use network::network_settings;
 pub use read::{LastGood, Reading, dump, parse, read, read_host, read_tenant};
 pub use socket_place::{NotLent, SocketPlace, find_socket};
 pub use store::{Store, fingerprint};

@@ -17,11 +17,13 @@ use toml::de::DeValue;
 
 pub(crate) const NETWORK: Section = Section {
     title: "below [network]",
-    keys: &["mode", "allow", "ports", "smtp", "publish", "up", "down", "month", "connections"],
+    keys: &["mode", "allow", "ports", "smtp", PUBLISH_KEY, "up", "down", "month", "connections"],
 };
 pub(crate) const ALLOW: Section = Section { title: "in an entry of \"allow\"", keys: &["to", "ports"] };
 pub(crate) const PUBLISH: Section = Section { title: "in an entry of \"publish\"", keys: &["host", "to"] };
 pub(crate) const MONTH: Section = Section { title: "in \"month\"", keys: &["bytes", "then", "notify"] };
+
+const PUBLISH_KEY: &str = "publish";
 
 const MAX_ALLOW: usize = 256;
 const MAX_PORTS: usize = 64;
@@ -388,37 +390,45 @@ pub(crate) fn published_sleeper() -> Problem {
         .hint("write after = \"never\" below [sleep], or have nginx (stream) pass connections to a socket of a service")
 }
 
-/// Writes the network. None is written too: an inherited one must not come back.
-pub(crate) fn write(network: &Network) -> String {
+/// The settings of a network by key, each as it is written in a file.
+#[must_use]
+pub fn network_settings(network: &Network) -> Vec<(&'static str, String)> {
     let Network { mode, allow, ports, smtp, publish, up, down, month, connections } = network;
-    if *mode == NetworkMode::None {
-        return format!("\n[network]\nmode = \"{mode}\"\n");
-    }
     let allow = list(allow.iter().map(|Allow { to, ports }| match ports {
         None => quoted(to),
         Some(ports) => format!("{{ to = \"{to}\", ports = {} }}", list(ports.iter().map(quoted))),
     }));
-    let ports = list(ports.iter().map(quoted));
-    let publish = match mode {
-        NetworkMode::Published => {
-            let entry = |publish: &Publish| {
-                let Publish { transport, host, to } = publish;
-                format!("{{ host = \"{transport}/{host}\", to = \"{transport}/{to}\" }}")
-            };
-            format!("publish = {}\n", list(publish.iter().map(entry)))
-        }
-        _ => String::new(),
-    };
+    let publish = list(publish.iter().map(|Publish { transport, host, to }| {
+        format!("{{ host = \"{transport}/{host}\", to = \"{transport}/{to}\" }}")
+    }));
     let month = month.as_ref().map_or_else(
         || quoted(&"unlimited"),
         |MonthlyVolume { bytes, then, notify }| {
             format!("{{ bytes = \"{bytes}\", then = \"{then}\", notify = {} }}", list(notify.iter().map(u8::to_string)))
         },
     );
-    format!(
-        "\n[network]\nmode = \"{mode}\"\nallow = {allow}\nports = {ports}\nsmtp = {smtp}\n{publish}up = \"{up}\"\n\
-         down = \"{down}\"\nmonth = {month}\nconnections = {connections}\n"
-    )
+    vec![
+        ("mode", quoted(mode)),
+        ("allow", allow),
+        ("ports", list(ports.iter().map(quoted))),
+        ("smtp", smtp.to_string()),
+        (PUBLISH_KEY, publish),
+        ("up", quoted(up)),
+        ("down", quoted(down)),
+        ("month", month),
+        ("connections", connections.to_string()),
+    ]
+}
+
+/// Writes the network. None is written too: an inherited one must not come back.
+pub(crate) fn write(network: &Network) -> String {
+    let is_written = |key: &str| match network.mode {
+        NetworkMode::None => key == "mode",
+        NetworkMode::Outbound => key != PUBLISH_KEY,
+        NetworkMode::Published => true,
+    };
+    let settings = network_settings(network).into_iter().filter(|(key, _)| is_written(key));
+    settings.fold("\n[network]\n".to_owned(), |text, (key, value)| text + key + " = " + &value + "\n")
 }
 
 /// The text of a value that needs no escapes, in quotes.

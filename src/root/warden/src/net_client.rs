@@ -67,7 +67,7 @@ impl NetAsk {
         }
         let received = transport::receive::<NetReply>(&self.socket, &mut self.incoming, Instant::now());
         match received {
-            Ok((NetReply::Done | NetReply::Unchanged, _)) => Some(Ok(())),
+            Ok((NetReply::Done | NetReply::Unchanged | NetReply::Hello { .. }, _)) => Some(Ok(())),
             Ok((NetReply::Failed(failure), _)) => Some(Err(NetError::Refused(failure))),
             Ok(_) => {
                 let failure = Failure::of(ExitStatus::Failed, "bailiwick-net gave an answer to another request");

@@ -13,8 +13,7 @@ use crate::jail::registry::{Jail, Jails, Starting};
 use crate::jail::start::Advanced;
 use crate::jail::stop::{Ending, STUCK};
 use crate::limits::tenant_groups::{self, Freezing};
-use crate::net_client::NetAsk;
-use crate::requests::{Answer, Progress, WaitingRequest, WaitsFor, failure, has_ended};
+use crate::requests::{Answer, NetworkUpdate, Progress, WaitingRequest, WaitsFor, failure, has_ended};
 use crate::state::Warden;
 use crate::storage::grave;
 use crate::storage::removals::{PurgeState, Turn};
@@ -157,13 +156,20 @@ impl Warden {
                 Outcome::Reply(reply) => progress.replies.push((ticket, reply)),
                 Outcome::Wait => self.waiting.keep(waiting),
                 Outcome::Handle => {
-                    let (WaitsFor::Settled { request, .. } | WaitsFor::Prepared { request, .. }) = waiting.what else {
-                        continue;
+                    let reply = match waiting.what {
+                        WaitsFor::Settled { request, .. } | WaitsFor::Prepared { request, .. } => {
+                            match self.begin(ticket, request) {
+                                Answer::Now(reply) => Some(reply),
+                                Answer::Later(_) => None,
+                            }
+                        }
+                        WaitsFor::NetworkAnswers { tenant, .. } => {
+                            self.replace(&tenant, ticket).unwrap_or_else(|failure| Some(WardenReply::Failed(failure)))
+                        }
+                        _ => None,
                     };
                     // Otherwise it waits again, for something else.
-                    if let Answer::Now(reply) = self.begin(ticket, request) {
-                        progress.replies.push((ticket, reply));
-                    }
+                    progress.replies.extend(reply.map(|reply| (ticket, reply)));
                 }
             }
         }
@@ -188,12 +194,22 @@ impl Warden {
                 when_late(WardenReply::Failed(failure(ExitStatus::Failed, leaving.tenant(), verb, &error)))
             }
             WaitsFor::Resized { tenant, resizing, network } => {
-                let connected = network.as_mut().map_or(Some(Ok(())), NetAsk::answer);
-                match connected {
+                let updated = network.as_mut().map_or(Some(Ok(())), |update| update.ask.answer());
+                match updated {
                     None => Outcome::Wait,
                     Some(Ok(())) => {
-                        *network = None;
-                        resized(tenant, resizing, is_late).into()
+                        let noted = network.take().map_or(Ok(()), |NetworkUpdate { settings, .. }| {
+                            self.jails.note_network(&self.runtime, tenant, settings)
+                        });
+                        match noted {
+                            Ok(()) => resized(tenant, resizing, is_late).into(),
+                            Err(error) => Outcome::Reply(WardenReply::Failed(failure(
+                                ExitStatus::Failed,
+                                tenant,
+                                "note the network of",
+                                &error,
+                            ))),
+                        }
                     }
                     Some(Err(error)) => {
                         let failed = failure(ExitStatus::Failed, tenant, "change the network of", &error);
@@ -201,6 +217,13 @@ impl Warden {
                     }
                 }
             }
+            WaitsFor::NetworkAnswers { tenant, ask } => match ask.answer() {
+                None => Outcome::Wait,
+                Some(Ok(())) => Outcome::Handle,
+                Some(Err(error)) => {
+                    Outcome::Reply(WardenReply::Failed(failure(ExitStatus::Failed, tenant, "restart", &error)))
+                }
+            },
             WaitsFor::Purged { tenant } => match self.removals.state(tenant, now) {
                 PurgeState::Gone => Outcome::Reply(WardenReply::Done),
                 PurgeState::Stuck(why) => Outcome::Reply(not_purged(tenant, &why)),

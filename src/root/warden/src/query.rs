@@ -47,13 +47,17 @@ impl Warden {
         Ok(all)
     }
 
-    /// What can differ from the declaration. What is lent is known here alone: a control group may outlive it.
+    /// What can differ from the declaration. What is lent is known here alone: a control group may outlive it. The
+    /// network is as its record says.
     pub(crate) fn in_force(&mut self, names: &[TenantName]) -> Result<Vec<InForce>, Failure> {
         let mut all = self.look(names, MOST_COMPARED, bailiwick_observe::in_force, |all| &mut all.disk)?;
         for InForce { tenant, jail, .. } in &mut all {
             if let Some(jail) = jail {
                 let (host_sockets, mail) = self.lending.in_force(tenant);
                 (jail.host_sockets, jail.mail) = (Some(host_sockets), mail);
+                let record = self.jails.get(tenant).map(|jail| &jail.record);
+                jail.connected = record.map(|record| record.connected);
+                jail.network = record.and_then(|record| record.in_force.clone());
             }
         }
         Ok(all)

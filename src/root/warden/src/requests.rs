@@ -54,6 +54,14 @@ impl WaitingRequest {
     }
 }
 
+/// A change of the network of a running jail.
+#[derive(Debug)]
+pub(crate) struct NetworkUpdate {
+    pub(crate) ask: NetAsk,
+    /// The settings that are in force when it was made.
+    pub(crate) settings: BTreeMap<String, String>,
+}
+
 /// What a request waits for.
 #[derive(Debug)]
 pub(crate) enum WaitsFor {
@@ -66,7 +74,9 @@ pub(crate) enum WaitsFor {
     /// A process of an FTP server has ended, with its children.
     Left { leaving: Leaving },
     /// The tmpfs mounts of a jail have their new size, and its network has its new rules.
-    Resized { tenant: TenantName, resizing: Helper, network: Option<NetAsk> },
+    Resized { tenant: TenantName, resizing: Helper, network: Option<NetworkUpdate> },
+    /// `bailiwick-net` answers; then a jail with a network is replaced.
+    NetworkAnswers { tenant: TenantName, ask: NetAsk },
     /// Nothing of a purged tenant is left.
     Purged { tenant: TenantName },
     /// A tenant's storage is prepared; then the request is handled.
@@ -99,8 +109,9 @@ impl WaitingRequests {
                 WaitsFor::Frozen { freezing, .. } => fds.push((freezing.events().as_fd(), PollFlags::PRI)),
                 WaitsFor::Resized { resizing, network, .. } => {
                     fds.push((resizing.report().as_fd(), PollFlags::IN));
-                    fds.extend(network.iter().map(|ask| (ask.fd(), PollFlags::IN)));
+                    fds.extend(network.iter().map(|update| (update.ask.fd(), PollFlags::IN)));
                 }
+                WaitsFor::NetworkAnswers { ask, .. } => fds.push((ask.fd(), PollFlags::IN)),
                 _ => {}
             }
         }

@@ -179,6 +179,8 @@ fn jail_in_force(subject: &Subject<'_>, census: &Census) -> Result<Option<JailIn
         // The warden knows.
         host_sockets: None,
         mail: None,
+        connected: None,
+        network: None,
     }))
 }
 

@@ -63,7 +63,7 @@ impl Reconciler {
                     let declaration = declared(tenant.as_ref());
                     let actual = actual_now(tenant.as_ref(), roster.get(name), in_force.as_ref());
                     let step = next(desired(declaration), &actual);
-                    let changes = difference(name, declaration, &actual, in_force.as_ref(), &facts);
+                    let changes = difference(name, declaration, &actual, in_force.as_ref(), &facts, &host.network);
                     let name = name.clone();
                     // A running jail continues although this host could not start it again. The outcome reports it.
                     let is_up = roster.get(&name).is_some_and(|entry| entry.pid.is_some());

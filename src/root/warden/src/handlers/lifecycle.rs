@@ -9,6 +9,7 @@ use crate::jail::step::{Step, reach};
 use crate::jail::stop::CLEAR_TIME;
 use crate::limits::cgroups::Groups;
 use crate::limits::disk;
+use crate::net_client::NetAsk;
 use crate::requests::{Begins, Ticket, WaitingRequests, WaitsFor, failed, failure};
 use crate::runtime::Runtime;
 use crate::state::Warden;
@@ -16,11 +17,11 @@ use crate::storage::grave;
 use crate::storage::preparing::PREPARE_TIME;
 use crate::storage::removals::PURGE_TIME;
 use crate::storage::seed::Preparation;
-use bailiwick_observe::network::NetworkError;
 use bailiwick_plan::JailPlan;
 use bailiwick_policy::{Declared, Host, Tenant};
-use bailiwick_proto::{Failure, Hold, Refusal, WardenReply, WardenRequest};
-use bailiwick_types::{DiskFact, ExitStatus, FrozenBy, NetworkMode, TenantName};
+use bailiwick_proto::{Failure, Hold, NetRequest, Refusal, WardenReply, WardenRequest};
+use bailiwick_types::{Access, DiskFact, ExitStatus, FrozenBy, IdRange, NetworkMode, TenantName};
+use std::error::Error;
 use std::time::{Duration, Instant};
 
 /// How long the kernel may take to freeze a group.
@@ -53,7 +54,7 @@ impl Warden {
         if self.is_preparing(&plan, ticket)? {
             return Ok(None);
         }
-        let network = self.network_of(&plan, &host)?;
+        let network = self.network_of(&tenant, &host, ids, "start")?;
         self.build(&plan, network.as_ref(), &host, before.as_ref(), ticket)
     }
 
@@ -99,18 +100,24 @@ impl Warden {
         Ok(None)
     }
 
-    /// The network of a jail; `None` for a loopback alone.
-    fn network_of(&self, plan: &JailPlan, host: &Host) -> Result<Option<JailNetwork>, Failure> {
-        if plan.network == NetworkMode::None {
+    /// The network of a tenant's jail with these ids; `None` for a loopback alone. `verb` is what a failure says cannot be done.
+    fn network_of(
+        &self,
+        tenant: &Tenant,
+        host: &Host,
+        ids: IdRange,
+        verb: &str,
+    ) -> Result<Option<JailNetwork>, Failure> {
+        if !has_network(tenant) {
             return Ok(None);
         }
-        let name = &plan.tenant;
-        let invalid = |error: NetworkError| failure(ExitStatus::HostCannot, name, "start", &error);
-        let pools = bailiwick_observe::network::pools(&host.network).map_err(invalid)?;
-        let resolvers = bailiwick_observe::network::resolvers(&host.network).map_err(invalid)?;
-        let number = host.ids.number(plan.ids);
-        let addresses = pools.tenant(number).map_err(|error| failure(ExitStatus::HostCannot, name, "start", &error))?;
-        Ok(Some(JailNetwork { number, addresses, resolvers }))
+        let impossible = |error: &(dyn Error + 'static)| failure(ExitStatus::HostCannot, &tenant.name, verb, error);
+        let pools = bailiwick_observe::network::pools(&host.network).map_err(|error| impossible(&error))?;
+        let resolvers = bailiwick_observe::network::resolvers(&host.network).map_err(|error| impossible(&error))?;
+        let number = host.ids.number(ids);
+        let addresses = pools.tenant(number).map_err(|error| impossible(&error))?;
+        let settings = bailiwick_plan::network::settings(tenant, &host.network);
+        Ok(Some(JailNetwork { number, addresses, resolvers, settings }))
     }
 
     fn note_disk(&mut self, plan: &JailPlan, before: Option<&DiskFact>) {
@@ -154,6 +161,19 @@ impl Warden {
             bailiwick_plan::check(&tenant, &host, &self.policy.facts)
                 .map_err(|error| failure(ExitStatus::HostCannot, name, "restart", &error))?;
         }
+        if let Some(ids) = self.ledger.ids(name).filter(|_| has_network(&tenant) && self.jails.runs(name)) {
+            self.network_of(&tenant, &host, ids, "restart")?;
+            let ask = NetAsk::begin(&self.runtime, &NetRequest::Hello, None).map_err(failed(name, "restart"))?;
+            let (until, what) = (ask.until, WaitsFor::NetworkAnswers { tenant: name.clone(), ask });
+            self.waiting.add(ticket, until, what);
+            return Ok(None);
+        }
+        self.replace(name, ticket)
+    }
+
+    /// Ends a jail and starts the declared one.
+    pub(crate) fn replace(&mut self, name: &TenantName, ticket: Ticket) -> Begins {
+        let (_, tenant) = self.policy.declared(name)?;
         if self.jails.runs(name) {
             ask_to_end(&self.groups, &mut self.jails, name, time_of_services(&tenant));
         }
@@ -212,6 +232,11 @@ pub(crate) fn start_failed(
 fn await_clear(jails: &Jails, waiting: &mut WaitingRequests, name: &TenantName, done: WardenReply, ticket: Ticket) {
     let late = jails.ending(name).map_or_else(|| Instant::now() + CLEAR_TIME, |ending| ending.late());
     waiting.add(ticket, late, WaitsFor::Cleared { tenant: name.clone(), done });
+}
+
+/// Whether the jail of a tenant has an interface beside its loopback. That of a suspended tenant has none.
+fn has_network(tenant: &Tenant) -> bool {
+    tenant.access() == Some(Access::ReadWrite) && tenant.settings.network.mode != NetworkMode::None
 }
 
 /// The longest time that a service of a tenant may take to end.

@@ -7,12 +7,12 @@ use crate::limits::disk;
 use crate::limits::emergency_session::{EmergencyError, EmergencySessions};
 use crate::limits::tenant_groups::GroupError;
 use crate::net_client::NetAsk;
-use crate::requests::{Begins, Ticket, WaitsFor, failed, failure, has_ended};
+use crate::requests::{Begins, NetworkUpdate, Ticket, WaitsFor, failed, failure, has_ended};
 use crate::state::Warden;
 use bailiwick_plan::control::{controls, service_controls};
 use bailiwick_plan::disk::DiskPlan;
 use bailiwick_plan::lending;
-use bailiwick_policy::{ServiceLimits, Tenant};
+use bailiwick_policy::{Host, ServiceLimits, Tenant};
 use bailiwick_proto::{Failure, NetRequest, Refusal, WardenReply};
 use bailiwick_types::{Access, ExitStatus, HostFacts, NetworkMode, ServiceName, TenantName};
 use std::os::fd::OwnedFd;
@@ -48,20 +48,23 @@ impl Warden {
         let Some(jail) = self.jails.get(name) else { return Ok(Some(WardenReply::Unchanged)) };
         let sizes = [("/tmp", limits.tmp_size()), ("/dev/shm", limits.shm_size())];
         let resizing = resize::begin(jail.record.pid, sizes).map_err(failed(name, "limit"))?;
-        let network = self.update_network(&tenant)?;
+        let network = self.update_network(&tenant, &host)?;
         let what = WaitsFor::Resized { tenant: name.clone(), resizing, network };
         self.waiting.add(ticket, Instant::now() + RESIZE_TIME, what);
         Ok(None)
     }
 
     /// Asks for the rules of the network that is declared now; `None` for a jail without one.
-    fn update_network(&self, tenant: &Tenant) -> Result<Option<NetAsk>, Failure> {
+    fn update_network(&self, tenant: &Tenant, host: &Host) -> Result<Option<NetworkUpdate>, Failure> {
         let name = &tenant.name;
         if tenant.settings.network.mode == NetworkMode::None || !self.jails.is_connected(name) {
             return Ok(None);
         }
         let request = NetRequest::Update { tenant: name.clone() };
-        NetAsk::begin(&self.runtime, &request, None).map(Some).map_err(failed(name, "change the network of"))
+        // `bailiwick-net` reads the policy after this. If that is a later one, the next comparison shows what it is already.
+        let settings = bailiwick_plan::network::settings(tenant, &host.network);
+        let ask = NetAsk::begin(&self.runtime, &request, None).map_err(failed(name, "change the network of"))?;
+        Ok(Some(NetworkUpdate { ask, settings }))
     }
 
     /// For each hierarchy in which a service has limits of its own, the file by which a process moves itself to the

@@ -16,6 +16,7 @@ use bailiwick_sys::mount::attr;
 use bailiwick_sys::signal::{SIGTERM, Signals};
 use bailiwick_sys::{credential, file, landlock, mount, network, process, signal, socket};
 use rustix::fs::{Mode, OFlags};
+use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::io;
 use std::net::IpAddr;
@@ -37,6 +38,8 @@ pub(crate) struct JailNetwork {
     pub(crate) addresses: Addresses,
     /// Where names are looked up.
     pub(crate) resolvers: Vec<IpAddr>,
+    /// The settings of the policy with which it is connected, for the record of the jail.
+    pub(crate) settings: BTreeMap<String, String>,
 }
 
 #[derive(Debug)]

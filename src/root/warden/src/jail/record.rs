@@ -3,13 +3,13 @@
 use crate::host_files::md5::md5;
 use bailiwick_plan::{kernel_memory, seccomp};
 use bailiwick_sys::{file, namespace, proc, process};
-use bailiwick_types::{Access, FrozenBy, Profile, UNIFIED};
+use bailiwick_types::{Access, FrozenBy, NetworkInForce, Profile, UNIFIED};
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::os::fd::OwnedFd;
 
 const FILE: &str = "record.json";
-const MAX_SIZE: usize = 4096;
+const MAX_SIZE: usize = 8192;
 
 /// The identity of a jail's init. A number alone identifies nobody: the kernel uses it again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,6 +42,9 @@ pub(crate) struct Record {
     /// Whether it was connected to the router.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) connected: bool,
+    /// What it was connected with, and the policy that `bailiwick-net` has put in force since. Only what is shown depends on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) in_force: Option<NetworkInForce>,
     /// Who froze the jail. It counts only while the kernel says that the jail is frozen.
     #[serde(default, skip_serializing_if = "FrozenBy::is_operator")]
     pub(crate) frozen_by: FrozenBy,
@@ -69,6 +72,7 @@ impl Record {
             confinement: None,
             network: None,
             connected: false,
+            in_force: None,
             frozen_by: FrozenBy::Operator,
             control_group: file::metadata(group)?.inode,
             pid,

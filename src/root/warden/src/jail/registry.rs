@@ -18,7 +18,7 @@ use crate::runtime::Runtime;
 use bailiwick_policy::Mail;
 use bailiwick_proto::{Failure, Refusal, WardenRequest};
 use bailiwick_sys::process;
-use bailiwick_types::{FrozenBy, HostSocketName, IdRange, TenantName};
+use bailiwick_types::{FrozenBy, HostSocketName, IdRange, NetworkInForce, TenantName};
 use rustix::event::PollFlags;
 use rustix::process::Signal;
 use std::collections::{BTreeMap, BTreeSet};
@@ -140,6 +140,24 @@ impl Jails {
     pub(crate) fn note_frozen_by(&mut self, runtime: &Runtime, tenant: &TenantName, by: FrozenBy) -> io::Result<()> {
         let Some(jail) = self.running.get_mut(tenant).filter(|jail| jail.record.frozen_by != by) else { return Ok(()) };
         let record = Record { frozen_by: by, ..jail.record.clone() };
+        runtime.record(tenant, &record)?;
+        jail.record = record;
+        Ok(())
+    }
+
+    /// Notes in the record of a jail which policy of its network is in force.
+    pub(crate) fn note_network(
+        &mut self,
+        runtime: &Runtime,
+        tenant: &TenantName,
+        settings: BTreeMap<String, String>,
+    ) -> io::Result<()> {
+        let Some(jail) = self.running.get_mut(tenant) else { return Ok(()) };
+        let Some(before) = jail.record.in_force.as_ref().filter(|before| before.settings != settings) else {
+            return Ok(());
+        };
+        let in_force = NetworkInForce { settings, ..before.clone() };
+        let record = Record { in_force: Some(in_force), ..jail.record.clone() };
         runtime.record(tenant, &record)?;
         jail.record = record;
         Ok(())

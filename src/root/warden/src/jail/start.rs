@@ -18,7 +18,7 @@ use bailiwick_plan::{JailPlan, OOM_SCORE};
 use bailiwick_proto::NetRequest;
 use bailiwick_sys::process::{ALL_NAMESPACES, Cloned};
 use bailiwick_sys::{credential, mount, namespace, process, socket};
-use bailiwick_types::{Access, IdRange, Profile, QuotaFacts, TenantName};
+use bailiwick_types::{Access, IdRange, NetworkInForce, Profile, QuotaFacts, TenantName};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -85,8 +85,8 @@ pub(crate) struct StartingChild {
     /// What the warden must do before the child may go on; `None` once it may.
     held: Option<Held>,
     connection: Connection,
-    /// Whether it has a network beside its loopback.
-    is_connected: bool,
+    /// What it is connected with; `None` for a loopback alone.
+    in_force: Option<NetworkInForce>,
     tenant: TenantName,
     /// Whether the child reported its Landlock domain. Nothing that runs later can leave the domain, and the kernel
     /// never shows it again.
@@ -176,7 +176,10 @@ impl Builder<'_> {
             report: report_read,
             held: Some(held),
             connection: self.network.map_or(Connection::Whole, |network| Connection::Wanted(network.number)),
-            is_connected: false,
+            in_force: self.network.map(|network| NetworkInForce {
+                resolvers: network.resolvers.clone(),
+                settings: network.settings.clone(),
+            }),
             tenant: plan.tenant.clone(),
             landlock: false,
             network: None,
@@ -358,7 +361,6 @@ impl StartingChild {
             Some(Err(error)) => return Err(BuildError::new(Step::Network, "", error)),
         }
         self.connection = Connection::Whole;
-        self.is_connected = true;
         Ok(())
     }
 
@@ -395,7 +397,9 @@ impl StartingChild {
                 landlock: self.landlock,
                 confinement,
                 network: self.network,
-                connected: self.is_connected,
+                // The child becomes init only once it is connected.
+                connected: self.in_force.is_some(),
+                in_force: self.in_force.clone(),
                 ..record
             };
             record.write(&self.runtime).map_err(BuildError::at(Step::Record))?;
