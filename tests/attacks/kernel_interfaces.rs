@@ -85,7 +85,7 @@ fn socket_families_are_a_list_of_what_is_allowed() {
 }
 
 #[test]
-fn only_system_can_nest_namespaces() {
+fn only_a_system_that_may_nest_makes_user_namespaces() {
     let host = host();
     // unshare and clone with CLONE_NEWUSER and CLONE_NEWNET.
     for flag in [0x1000_0000_i64, 0x4000_0000] {
@@ -97,7 +97,19 @@ fn only_system_can_nest_namespaces() {
     if !supports(Profile::System) {
         return;
     }
-    assert_eq!(host.inside("system", "unshare --user --map-root-user id -u").1.trim(), "0");
+    let nested = "unshare --user --map-root-user id -u";
+    assert_ne!(host.inside("system", nested).0, 0, "nobody said that it may");
+    // Root inside cannot raise the counter: that needs CAP_SYS_RESOURCE.
+    host.inside("system", "mount -t proc proc /mnt; echo 9 > /mnt/sys/user/max_user_namespaces; echo 9 > /proc/sys/user/max_user_namespaces");
+    assert_ne!(host.inside("system", nested).0, 0);
+    host.write("etc/tenants.d/nests.toml", "plan = \"system\"\nnesting = true\n");
+    host.ok(&["apply", "nests"]);
+    assert_eq!(host.inside("nests", nested).1.trim(), "0");
+    host.write("etc/tenants.d/nests.toml", "plan = \"system\"\n");
+    let planned = host.cli(&["plan", "nests"]);
+    assert!(String::from_utf8_lossy(&planned.stdout).contains("nesting"), "{planned:?}");
+    host.ok(&["apply", "nests"]);
+    assert_ne!(host.inside("nests", nested).0, 0, "it was restarted");
 }
 
 #[test]

@@ -67,7 +67,7 @@ pub use service::{
     StopSignal, UnitName, service_log,
 };
 pub use session::{MAX_COMMAND, SessionId, SessionIdError, SessionRecord};
-pub use tenant::{Access, Door, FrozenBy, Profile, UnknownWord};
+pub use tenant::{Access, Door, FrozenBy, Nesting, Profile, UnknownWord};
 pub use usage::{
     Fault, Incident, Kind, Measure, Moment, Point, PressureShare, ProcessSnapshot, ServiceCounts, Snapshot, SocketUse,
     TenantUsage, Unit, UnknownMeasure, Usage, Window,

@@ -3,7 +3,7 @@
 //! Danger: a tenant can choose some texts (`command`, mount points). They are bounded and must be escaped before
 //! display. No decision may depend on them.
 
-use crate::{Access, ByteSize, HostSocketName, IdRange, LimitKey, Mail, TenantName};
+use crate::{Access, ByteSize, HostSocketName, IdRange, LimitKey, Mail, Nesting, TenantName};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -69,6 +69,9 @@ pub struct JailInForce {
     /// Whether it has an interface beside its loopback; `None` from a warden of an earlier version.
     #[serde(default)]
     pub connected: Option<bool>,
+    /// Whether its users may make user namespaces; `None` from a version that did not note it.
+    #[serde(default)]
+    pub nesting: Option<Nesting>,
     /// Its network; `None` without one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<NetworkInForce>,

@@ -133,3 +133,21 @@ mod tests {
         assert!("Web".parse::<Profile>().is_err());
     }
 }
+
+/// Whether users inside a jail may make user namespaces, as programs that run containers do. Only the profile `system` lets
+/// them. In a user namespace of its own, a process reaches more of the kernel than root of the jail does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Nesting {
+    /// The kernel makes no user namespace for them.
+    #[default]
+    Refused,
+    /// It does.
+    Allowed,
+}
+
+impl From<bool> for Nesting {
+    fn from(nests: bool) -> Self {
+        if nests { Self::Allowed } else { Self::Refused }
+    }
+}

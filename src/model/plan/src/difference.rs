@@ -12,7 +12,7 @@ use crate::rescue;
 use bailiwick_policy::Tenant;
 use bailiwick_types::{
     Access, Action, Change, Holder, HostFacts, HostNetwork, HostSocketName, InForce, JailInForce, LimitFact, LimitKey,
-    LimitValue, Mail, NetworkInForce, NetworkMode, Profile, TenantName, TmpfsSize,
+    LimitValue, Mail, Nesting, NetworkInForce, NetworkMode, Profile, TenantName, TmpfsSize,
 };
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -134,6 +134,12 @@ fn settings(tenant: &Tenant, facts: &HostFacts, actual: &InForce, jail: &JailInF
             let words = |value| differs.key.in_words(value);
             add(&what(differs.key), words(differs.actual), words(differs.declared), Action::Live);
         }
+    }
+    // Its counters are set when it is made. A version that did not note them let `system` nest.
+    let nests = jail.nesting.unwrap_or(Nesting::from(tenant.settings.profile == Profile::System));
+    if nests != tenant.settings.nesting {
+        let word = |nesting| if nesting == Nesting::Allowed { "true" } else { "false" };
+        add("nesting", word(nests).to_owned(), word(tenant.settings.nesting).to_owned(), Action::Restart);
     }
     let may_use = jail.access == Access::ReadWrite;
     let declared = if may_use { lending::names(&tenant.settings) } else { BTreeSet::new() };
@@ -272,6 +278,7 @@ mod tests {
                 host_sockets: Some([].into()),
                 mail: None,
                 connected: Some(false),
+                nesting: Some(Nesting::Refused),
                 network: None,
             }
         });
@@ -329,6 +336,7 @@ mod tests {
             host_sockets: Some([].into()),
             mail: None,
             connected: Some(false),
+            nesting: Some(Nesting::Refused),
             network: None,
         };
         let plan = DiskPlan::new(limits, facts);

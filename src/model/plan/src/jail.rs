@@ -9,8 +9,8 @@ use crate::mount::{Link, Mount, confinement, table};
 use crate::seed::{Seed, seeds};
 use bailiwick_policy::{Host, Mail, Tenant};
 use bailiwick_types::{
-    Access, Bound, Hierarchy, HostFacts, HostSocketName, IdRange, LimitKey, LimitValue, Limits, NetworkMode, Profile,
-    QuotaFacts, Resource, TenantName,
+    Access, Bound, Hierarchy, HostFacts, HostSocketName, IdRange, LimitKey, LimitValue, Limits, Nesting, NetworkMode,
+    Profile, QuotaFacts, Resource, TenantName,
 };
 use std::collections::BTreeSet;
 
@@ -59,6 +59,8 @@ pub struct JailPlan {
     pub access: Access,
     /// The profile that confines it.
     pub profile: Profile,
+    /// Whether users inside may make user namespaces.
+    pub nesting: Nesting,
     /// Its host name.
     pub hostname: String,
     /// The first content of the tenant's storage.
@@ -132,6 +134,7 @@ impl JailPlan {
             ids,
             access,
             profile,
+            nesting: settings.nesting,
             hostname: tenant.name.to_string(),
             seeds: seeds(tenant, &facts.host_etc, &facts.root_links),
             mounts,

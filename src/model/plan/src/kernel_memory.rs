@@ -6,7 +6,7 @@
 //! the audit wrong. Nothing bounds an object without a row.
 
 use crate::mount::TERMINALS;
-use bailiwick_types::{ByteSize, Hierarchy, Profile};
+use bailiwick_types::{ByteSize, Hierarchy, Nesting, Profile};
 
 /// How much of an object's memory the control group `memory` counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -281,13 +281,15 @@ fn reason(object: &Object, profile: Profile) -> Option<(&'static str, &'static s
 /// tenant's first process runs. No process of the tenant can change them: that needs CAP_SYS_RESOURCE, which no profile
 /// has. The kernel counts separately for each id, and a tenant has 65,536 ids. So only the value 0 bounds a tenant.
 #[must_use]
-pub fn counts(profile: Profile) -> &'static [(&'static str, u64)] {
-    match profile {
-        // The filter also refuses calls that make a namespace.
-        Profile::Web | Profile::Shell => &[("max_net_namespaces", 0), ("max_user_namespaces", 0)],
+pub fn counts(profile: Profile, nesting: Nesting) -> &'static [(&'static str, u64)] {
+    match (profile, nesting) {
+        // In `web` and `shell` the filter also refuses calls that make a namespace.
+        (Profile::Web | Profile::Shell, _) | (Profile::System, Nesting::Refused) => {
+            &[("max_net_namespaces", 0), ("max_user_namespaces", 0)]
+        }
         // A tenant would have every capability over a network of its own. It could then fill the host's only neighbour
         // table, for example.
-        Profile::System => &[("max_net_namespaces", 0)],
+        (Profile::System, Nesting::Allowed) => &[("max_net_namespaces", 0)],
     }
 }
 

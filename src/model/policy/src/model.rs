@@ -2,8 +2,8 @@
 
 use bailiwick_types::{
     Access, ByteSize, CpuShare, Door, FtpName, HostNetwork, HostSocketName, IdPool, ImageName, Limits, Link,
-    LinkDirection, LoginName, Mail, Network, PasswordHash, Period, PlanName, Port, Profile, Readiness, Resource,
-    Restart, ServiceName, SocketName, StopSignal, TenantName, TimerName, When,
+    LinkDirection, LoginName, Mail, Nesting, Network, PasswordHash, Period, PlanName, Port, Profile, Readiness,
+    Resource, Restart, ServiceName, SocketName, StopSignal, TenantName, TimerName, When,
 };
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -197,6 +197,8 @@ pub struct Settings {
     pub image: ImageName,
     /// How tightly the jail is confined.
     pub profile: Profile,
+    /// Whether its users may make user namespaces.
+    pub nesting: Nesting,
     /// The ways in.
     pub doors: BTreeSet<Door>,
     /// The doors that stay open, for reading, while a tenant is suspended.

@@ -21,6 +21,7 @@ const TOP: Section = Section {
         "plan",
         "image",
         "profile",
+        "nesting",
         "doors",
         "suspended_doors",
         "inherit_services",

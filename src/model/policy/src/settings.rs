@@ -2,9 +2,9 @@
 
 use crate::diagnostic::Problem;
 use crate::model::Settings;
-use crate::reader::{Report, Section, Table, distinct, parsed, text};
+use crate::reader::{Report, Section, Table, distinct, parsed, switch, text};
 use crate::{host_sockets, limits, mail, network, services, sleep};
-use bailiwick_types::{Door, HostSocketName, ImageName, Limits, LoginName, Network, NetworkMode, Profile};
+use bailiwick_types::{Door, HostSocketName, ImageName, Limits, LoginName, Nesting, Network, NetworkMode, Profile};
 use std::collections::BTreeSet;
 use toml::Spanned;
 use toml::de::DeValue;
@@ -17,6 +17,7 @@ pub(crate) fn defaults() -> Settings {
     Settings {
         image: "host".parse().expect("a name"),
         profile: Profile::Web,
+        nesting: Nesting::Refused,
         doors: BTreeSet::from([Door::Exec]),
         suspended_doors: BTreeSet::new(),
         limits: Limits::default(),
@@ -33,6 +34,7 @@ pub(crate) fn defaults() -> Settings {
 pub(crate) struct Declared {
     image: Option<ImageName>,
     profile: Option<Profile>,
+    nesting: Option<Nesting>,
     doors: Option<BTreeSet<Door>>,
     suspended_doors: Option<BTreeSet<Door>>,
     limits: limits::Declared,
@@ -59,6 +61,7 @@ impl Declared {
         Self {
             image: top.read(report, "image", parsed).map(Spanned::into_inner),
             profile: top.read(report, "profile", parsed).map(Spanned::into_inner),
+            nesting: top.read(report, "nesting", switch).map(|nests| Nesting::from(nests.into_inner())),
             doors,
             suspended_doors,
             limits: match top.table(report, "limits", &LIMITS, file) {
@@ -87,6 +90,7 @@ impl Declared {
         Settings {
             image: self.image.unwrap_or_else(|| inherited.image.clone()),
             profile: self.profile.unwrap_or(inherited.profile),
+            nesting: self.nesting.unwrap_or(inherited.nesting),
             doors: self.doors.unwrap_or_else(|| inherited.doors.clone()),
             suspended_doors: self.suspended_doors.unwrap_or_else(|| inherited.suspended_doors.clone()),
             limits,
@@ -112,11 +116,23 @@ fn suspended_door(value: &DeValue<'_>) -> Result<Door, Problem> {
 /// tables must come after all keys of the top. They hold all services, so the plan's own are not to be inherited again.
 pub(crate) fn write(settings: &Settings) -> (String, String) {
     let list = |doors: &BTreeSet<Door>| doors.iter().map(|door| format!("\"{door}\"")).collect::<Vec<_>>().join(", ");
-    let Settings { image, profile, doors, suspended_doors, limits, services, sleep, mail, host_sockets, network } =
-        settings;
+    let Settings {
+        image,
+        profile,
+        nesting,
+        doors,
+        suspended_doors,
+        limits,
+        services,
+        sleep,
+        mail,
+        host_sockets,
+        network,
+    } = settings;
+    let nesting = *nesting == Nesting::Allowed;
     let (doors, suspended_doors) = (list(doors), list(suspended_doors));
     let top = format!(
-        "image = \"{image}\"\nprofile = \"{profile}\"\ndoors = [{doors}]\nsuspended_doors = [{suspended_doors}]\n\
+        "image = \"{image}\"\nprofile = \"{profile}\"\nnesting = {nesting}\ndoors = [{doors}]\nsuspended_doors = [{suspended_doors}]\n\
          inherit_services = false\n{}",
         host_sockets::write_names(host_sockets)
     );

@@ -20,6 +20,7 @@ const TOP: Section = Section {
         "suspend_reason",
         "image",
         "profile",
+        "nesting",
         "doors",
         "suspended_doors",
         "inherit_services",

@@ -6,7 +6,7 @@
 use crate::diagnostic::Problem;
 use crate::model::{Host, Settings, Tenant};
 use crate::suggest::nearest;
-use bailiwick_types::{Destination, Door, HostNetwork, HostSocketName, Network, NetworkMode};
+use bailiwick_types::{Destination, Door, HostNetwork, HostSocketName, Nesting, Network, NetworkMode, Profile};
 use std::borrow::Cow;
 
 /// The key or the text that a problem is about, by which its place is found.
@@ -25,6 +25,11 @@ pub(crate) fn of_settings(settings: &Settings, host: &Host) -> Vec<(Key, Problem
                 None => problem.hint("declare it as [[host_socket]] in bailiwick.toml, or remove it"),
             },
         ));
+    }
+    if settings.nesting == Nesting::Allowed && settings.profile != Profile::System {
+        let problem =
+            Problem::new(format!("nesting = true, but no jail of the profile \"{}\" nests", settings.profile));
+        all.push(("nesting".into(), problem.hint("write profile = \"system\", or remove it")));
     }
     let awake = settings.services.iter().find(|service| service.sockets.is_empty());
     if let Some(service) = awake.filter(|_| settings.sleep.is_some()) {

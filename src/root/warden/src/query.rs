@@ -57,6 +57,7 @@ impl Warden {
                 (jail.host_sockets, jail.mail) = (Some(host_sockets), mail);
                 let record = self.jails.get(tenant).map(|jail| &jail.record);
                 jail.connected = record.map(|record| record.connected);
+                jail.nesting = record.and_then(|record| record.nesting);
                 jail.network = record.and_then(|record| record.in_force.clone());
             }
         }

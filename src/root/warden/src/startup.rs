@@ -29,7 +29,7 @@ use bailiwick_policy::{Host, Store};
 use bailiwick_proto::{Failure, WARDEN_ERROR};
 use bailiwick_sys::unix_diag::UnixDiag;
 use bailiwick_sys::{credential, file};
-use bailiwick_types::{ExitStatus, Profile};
+use bailiwick_types::{ExitStatus, Nesting, Profile};
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -173,7 +173,7 @@ impl Warden {
             etc_view,
             listener: inherited.listener,
             stale: Vec::new(),
-            confinements: Profile::ALL.iter().map(|profile| confinement_digest(*profile)).collect(),
+            confinements: all_confinements(),
         };
         let mut events: Vec<String> =
             problems.iter().map(|problem| format!("event=policy-problem {problem}")).collect();
@@ -196,6 +196,13 @@ impl Warden {
         }
         Ok(events)
     }
+}
+
+/// All ways in which this version confines jails.
+fn all_confinements() -> Vec<String> {
+    let both = [Nesting::Refused, Nesting::Allowed];
+    let of = |profile: &Profile| both.map(|nesting| confinement_digest(*profile, nesting));
+    Profile::ALL.iter().flat_map(of).collect()
 }
 
 /// Drops the rights of root that the warden does not need, before anything is opened.

@@ -183,12 +183,12 @@ mod tests {
     use bailiwick_plan::control::{Value, controls};
     use bailiwick_plan::mount::{HOST_ETC, HOST_ETC_LAYER, Mount, Source, TERMINALS};
     use bailiwick_policy::{Declared, Login, Reserve, Settings};
-    use bailiwick_types::Hierarchy;
     use bailiwick_types::{
         Bound, ByteSize, Count, DiskFact, ForeignSocket, GroupSetting, IdPool, IdRange, LimitFact, LimitKey, Limits,
         MountFact, NAMESPACES, ObservedJail, ProcessFacts, ProcessRank, Profile, QuotaFact, QuotaFacts, Resource,
         SocketFacts, StorageFacts, Visitor,
     };
+    use bailiwick_types::{Hierarchy, Nesting};
     use std::collections::BTreeMap;
 
     const IDS: IdRange = IdRange { first: 10_000_000, count: 65_536 };
@@ -231,6 +231,7 @@ mod tests {
             plan: "small".parse().expect("name"),
             state: Declared::Active,
             settings: Settings {
+                nesting: Nesting::Refused,
                 image: "host".parse().expect("name"),
                 profile,
                 doors: [].into(),

@@ -180,6 +180,7 @@ fn jail_in_force(subject: &Subject<'_>, census: &Census) -> Result<Option<JailIn
         host_sockets: None,
         mail: None,
         connected: None,
+        nesting: None,
         network: None,
     }))
 }

@@ -2,7 +2,7 @@
 
 use crate::directory::Directory;
 use bailiwick_policy::{Declared, Mail, Run, Service, Settings, Sleep, Tenant, read_tenant};
-use bailiwick_types::{Access, Bound, ByteSize, CpuShare, Door, Limits, Network, Period, Profile};
+use bailiwick_types::{Access, Bound, ByteSize, CpuShare, Door, Limits, Nesting, Network, Period, Profile};
 use std::collections::BTreeSet;
 
 fn tenant(directory: &Directory, name: &str) -> Tenant {
@@ -24,6 +24,7 @@ fn settings_that_nobody_makes_have_their_defaults() {
         Settings {
             image: "host".parse().expect("a name"),
             profile: Profile::Web,
+            nesting: Nesting::Refused,
             doors: BTreeSet::from([Door::Exec]),
             suspended_doors: BTreeSet::new(),
             limits: Limits::default(),
@@ -54,11 +55,23 @@ fn the_nearest_setting_wins() {
         ),
         (
             "tenants.d/alice.toml",
-            "plan = \"big\"\nprofile = \"web\"\n[limits]\ntasks = \"unlimited\"\nmemory = \"inherit\"\nswap = \"1G\"\n[mail]\nrecipients = 3",
+            "plan = \"big\"\nprofile = \"web\"\nnesting = false\n[limits]\ntasks = \"unlimited\"\nmemory = \"inherit\"\nswap = \"1G\"\n[mail]\nrecipients = 3",
         ),
     ]);
-    let Settings { image, profile, doors, suspended_doors, limits, services, sleep, mail, host_sockets, network } =
-        tenant(&directory, "alice").settings;
+    let Settings {
+        image,
+        profile,
+        nesting,
+        doors,
+        suspended_doors,
+        limits,
+        services,
+        sleep,
+        mail,
+        host_sockets,
+        network,
+    } = tenant(&directory, "alice").settings;
+    assert_eq!(nesting, Nesting::Refused, "the nearest file says so");
     assert!(services.is_empty() && sleep.is_none() && network == Network::default());
     assert_eq!((image.as_str(), profile, doors.len()), ("debian-12", Profile::Web, 0));
     assert_eq!(suspended_doors, BTreeSet::from([Door::Ftp]));

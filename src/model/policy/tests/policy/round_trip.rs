@@ -8,8 +8,8 @@ use bailiwick_policy::{
 };
 use bailiwick_policy::{dump, parse};
 use bailiwick_types::{
-    Bound, ByteSize, Count, CpuShare, Door, HostNetwork, IdPool, Limits, Network, Period, PlanName, Profile, Readiness,
-    Resource, Restart, SoftHard, StopSignal, TenantName,
+    Bound, ByteSize, Count, CpuShare, Door, HostNetwork, IdPool, Limits, Nesting, Network, Period, PlanName, Profile,
+    Readiness, Resource, Restart, SoftHard, StopSignal, TenantName,
 };
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
@@ -77,7 +77,7 @@ prop_compose! {
 prop_compose! {
     fn settings()(
         image in name(),
-        profile in select(Profile::ALL),
+        (profile, nests) in (select(Profile::ALL), any::<bool>()),
         doors in subsequence(Door::ALL, 0..=Door::ALL.len()),
         suspended in subsequence(Door::OF_THE_SUSPENDED, 0..=Door::OF_THE_SUSPENDED.len()),
         limits in storage(),
@@ -91,7 +91,8 @@ prop_compose! {
         let sleep = sleep.map(|(after, freeze_after)| Sleep { after: Period(after), freeze_after: freeze_after.map(Period) });
         // No network is served yet. The unit tests of the crate write and read one.
         let network = Network::default();
-        Settings { image, profile, doors, suspended_doors, limits, services, sleep, mail, host_sockets, network }
+        let nesting = Nesting::from(nests && profile == Profile::System);
+        Settings { image, profile, nesting, doors, suspended_doors, limits, services, sleep, mail, host_sockets, network }
     }
 }
 

@@ -69,7 +69,7 @@ fn bailiwick_toml_holds_every_key_with_its_default() {
     assert_eq!(written, shipped.read().policy.expect("a policy").host);
 
     let text = include_str!("../../../../../config/bailiwick.toml");
-    for key in ["state_dir", "runtime_dir", "ids", "require", "admins", "user", "web", "mail"] {
+    for key in ["state_dir", "runtime_dir", "ids", "require", "admins", "user", "web", "mail", "network"] {
         let is_shown = |line: &str| line.trim_start_matches("# ").starts_with(&format!("{key} = "));
         assert!(text.lines().any(is_shown), "{key} is not shown");
     }

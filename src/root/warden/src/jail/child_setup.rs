@@ -146,7 +146,7 @@ impl Inside<'_> {
 
         step(Step::Mounts)?;
         for (row, source) in rows {
-            mount_row(&root, row, source, &masks, &sysfs, kernel_memory::counts(plan.profile))
+            mount_row(&root, row, source, &masks, &sysfs, kernel_memory::counts(plan.profile, plan.nesting))
                 .map_err(at(Step::Mounts, &row.target))?;
         }
         hide_unlisted(&root, &masks).map_err(|(path, error)| at(Step::Mounts, &path)(error))?;

@@ -3,7 +3,7 @@
 use crate::host_files::md5::md5;
 use bailiwick_plan::{kernel_memory, seccomp};
 use bailiwick_sys::{file, namespace, proc, process};
-use bailiwick_types::{Access, FrozenBy, NetworkInForce, Profile, UNIFIED};
+use bailiwick_types::{Access, FrozenBy, Nesting, NetworkInForce, Profile, UNIFIED};
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -45,6 +45,9 @@ pub(crate) struct Record {
     /// What it was connected with, and the policy that `bailiwick-net` has put in force since. Only what is shown depends on it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) in_force: Option<NetworkInForce>,
+    /// Whether its users may make user namespaces. An earlier version let those of `system`, and noted nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) nesting: Option<Nesting>,
     /// Who froze the jail. It counts only while the kernel says that the jail is frozen.
     #[serde(default, skip_serializing_if = "FrozenBy::is_operator")]
     pub(crate) frozen_by: FrozenBy,
@@ -52,12 +55,12 @@ pub(crate) struct Record {
 
 /// A digest of the seccomp filter and of the counters of a jail's user namespace. It differs between versions that
 /// differ in these.
-pub(crate) fn confinement_digest(profile: Profile) -> String {
+pub(crate) fn confinement_digest(profile: Profile, nesting: Nesting) -> String {
     let mut text = String::new();
     for step in seccomp::filter(profile) {
         text += &format!("{} {} {} {}\n", step.code, step.jt, step.jf, step.k);
     }
-    for (name, most) in kernel_memory::counts(profile) {
+    for (name, most) in kernel_memory::counts(profile, nesting) {
         text += &format!("{name} {most}\n");
     }
     md5(text.as_bytes())
@@ -72,6 +75,7 @@ impl Record {
             confinement: None,
             network: None,
             connected: false,
+            nesting: None,
             in_force: None,
             frozen_by: FrozenBy::Operator,
             control_group: file::metadata(group)?.inode,

@@ -18,7 +18,7 @@ use bailiwick_plan::{JailPlan, OOM_SCORE};
 use bailiwick_proto::NetRequest;
 use bailiwick_sys::process::{ALL_NAMESPACES, Cloned};
 use bailiwick_sys::{credential, mount, namespace, process, socket};
-use bailiwick_types::{Access, IdRange, NetworkInForce, Profile, QuotaFacts, TenantName};
+use bailiwick_types::{Access, IdRange, Nesting, NetworkInForce, Profile, QuotaFacts, TenantName};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -98,6 +98,7 @@ pub(crate) struct StartingChild {
     ids: IdRange,
     access: Access,
     profile: Profile,
+    nesting: Nesting,
     /// When the child's time is over.
     pub(crate) deadline: Instant,
 }
@@ -188,6 +189,7 @@ impl Builder<'_> {
             ids: plan.ids,
             access: plan.access,
             profile: plan.profile,
+            nesting: plan.nesting,
             deadline: Instant::now() + CHILD_TIME,
         })
     }
@@ -392,12 +394,13 @@ impl StartingChild {
             prove_init(self.pid, init).map_err(BuildError::at(Step::Exec))?;
             reach(Step::Record).map_err(BuildError::at(Step::Record))?;
             let record = Record::of(self.pid, &self.group, self.access).map_err(BuildError::at(Step::Record))?;
-            let confinement = Some(confinement_digest(self.profile));
+            let confinement = Some(confinement_digest(self.profile, self.nesting));
             let record = Record {
                 landlock: self.landlock,
                 confinement,
                 network: self.network,
                 // The child becomes init only once it is connected.
+                nesting: Some(self.nesting),
                 connected: self.in_force.is_some(),
                 in_force: self.in_force.clone(),
                 ..record
