@@ -2,8 +2,8 @@
 
 use bailiwick_types::{
     Access, ByteSize, CpuShare, Door, FtpName, HostNetwork, HostSocketName, IdPool, ImageName, Limits, Link,
-    LinkDirection, LoginName, Mail, Nesting, Network, PasswordHash, Period, PlanName, Port, Profile, Readiness,
-    Resource, Restart, ServiceName, SocketName, StopSignal, TenantName, TimerName, When,
+    LinkDirection, LoginName, Mail, Nesting, Network, NetworkMode, PasswordHash, Period, PlanName, Port, Profile,
+    Readiness, Resource, Restart, ServiceName, SocketName, StopSignal, TenantName, TimerName, When,
 };
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,6 +22,15 @@ pub struct Policy {
 }
 
 impl Policy {
+    /// Whether any plan or tenant has a network. If none has, the host needs no router and forwards nothing for jails.
+    #[must_use]
+    pub fn gives_networks(&self) -> bool {
+        let mut plans = self.plans.values().map(|plan| &plan.settings);
+        let mut tenants = self.tenants.values().map(|tenant| &tenant.settings);
+        let has = |settings: &Settings| settings.network.mode != NetworkMode::None;
+        plans.any(has) || tenants.any(has)
+    }
+
     /// The connections between tenants that both of them declare: who connects, to whom, and to which port.
     pub fn links(&self) -> impl Iterator<Item = (&TenantName, &TenantName, Port)> {
         self.tenants.values().flat_map(|tenant| {

@@ -1,7 +1,8 @@
 //! `bailiwick-net`: arguments, wiring, exit status.
 //!
 //! It connects jails to the network through a router of its own, a network namespace that belongs to a user namespace of its own
-//! (`docs/network.md`). With `--uplink` it makes that router and its link to the host, and ends.
+//! (`docs/network.md`). With `--uplink` it makes that router and its link to the host, and ends; with `--remove` it
+//! takes them away.
 
 mod link_maker;
 mod router;
@@ -14,22 +15,28 @@ mod usage;
 use bailiwick_proto::Failure;
 use bailiwick_types::ExitStatus;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use uplink::UplinkError;
 
 const USAGE: &str = "\
-usage: bailiwick-net [--config DIR] [--uplink]
+usage: bailiwick-net [--config DIR] [--uplink | --remove | --wanted]
 
 Connects jails to the network. Started by systemd or by `bailiwickd --standalone`.
 
   --config DIR   where bailiwick.toml, plans.d and tenants.d are (default: /etc/bailiwick)
   --uplink       make the router and its link to the host, or put back what is missing, print what was missing, and exit
+  --remove       remove the router, its link and the host's rules, print what was there, and exit; refused while a jail is connected
+  --wanted       exit with 0 if the policy gives anybody a network or the host has a router, else with 1
   --version      print the version and exit
 ";
 
 enum Wanted {
     Serve(PathBuf),
-    Uplink(PathBuf),
+    /// Change the host, print what was done, and end.
+    Once(PathBuf, fn(&Path) -> Result<Vec<String>, UplinkError>),
+    /// Say by the exit status whether there is something to do.
+    Ask(PathBuf),
     Print(String),
 }
 
@@ -43,9 +50,11 @@ fn main() -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(_) => ExitStatus::Failed.into(),
         },
-        Ok(Wanted::Uplink(config)) => match uplink::run(&config) {
-            Ok(repaired) => {
-                let text: String = repaired.iter().map(|what| format!("{what}\n")).collect();
+        Ok(Wanted::Ask(config)) if uplink::is_wanted(&config) => ExitCode::SUCCESS,
+        Ok(Wanted::Ask(_)) => ExitStatus::Failed.into(),
+        Ok(Wanted::Once(config, work)) => match work(&config) {
+            Ok(done) => {
+                let text: String = done.iter().map(|what| format!("{what}\n")).collect();
                 // The work is done, even if nobody reads it.
                 std::io::stdout().write_all(text.as_bytes()).ok();
                 ExitCode::SUCCESS
@@ -61,19 +70,21 @@ fn main() -> ExitCode {
 
 fn arguments() -> Result<Wanted, String> {
     let mut config = PathBuf::from("/etc/bailiwick");
-    let mut is_uplink = false;
+    let mut wanted: fn(PathBuf) -> Wanted = Wanted::Serve;
     let mut arguments = std::env::args_os().skip(1);
     while let Some(argument) = arguments.next() {
         let text = argument.to_string_lossy().into_owned();
         match text.as_str() {
             "--config" => config = arguments.next().ok_or_else(|| format!("{text} needs a value"))?.into(),
-            "--uplink" => is_uplink = true,
+            "--uplink" => wanted = |config| Wanted::Once(config, uplink::run),
+            "--remove" => wanted = |config| Wanted::Once(config, uplink::remove),
+            "--wanted" => wanted = Wanted::Ask,
             "--help" | "-h" => return Ok(Wanted::Print(USAGE.to_owned())),
             "--version" => return Ok(Wanted::Print(format!("bailiwick-net {}\n", env!("CARGO_PKG_VERSION")))),
             _ => return Err(format!("unknown argument {text:?}")),
         }
     }
-    Ok(if is_uplink { Wanted::Uplink(config) } else { Wanted::Serve(config) })
+    Ok(wanted(config))
 }
 
 fn failed(status: ExitStatus, error: &(dyn std::error::Error + 'static)) -> ExitCode {

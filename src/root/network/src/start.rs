@@ -73,6 +73,8 @@ impl StartError {
         match self {
             Self::Policy(_) | Self::Settings(_) | Self::Daemon(_) => ExitStatus::Invalid,
             Self::NotRoot => ExitStatus::Refused,
+            // Only another run of `--uplink` helps.
+            Self::NoRouter(_) => ExitStatus::HostCannot,
             _ => ExitStatus::Failed,
         }
     }

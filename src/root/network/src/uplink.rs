@@ -8,11 +8,13 @@
 mod conflicts;
 mod forwarding;
 mod names;
+mod removal;
 mod report;
 mod router_namespace;
 mod rules;
 mod side;
 
+pub(crate) use removal::{is_wanted, run as remove};
 pub(crate) use report::{Report, read as read_report};
 pub(crate) use router_namespace::{USER_INSIDE, open as open_router};
 
@@ -50,6 +52,9 @@ pub(crate) enum UplinkError {
     /// The addresses of jails are used already.
     #[error(transparent)]
     Conflict(#[from] conflicts::Conflict),
+    /// Somebody still needs what should be removed.
+    #[error(transparent)]
+    InUse(#[from] removal::InUse),
     /// The kernel refused a change.
     #[error(transparent)]
     Netlink(#[from] bailiwick_netlink::Error),
@@ -69,7 +74,7 @@ impl UplinkError {
     pub(crate) fn status(&self) -> ExitStatus {
         match self {
             Self::Policy(_) | Self::Settings(_) | Self::Machine(_) => ExitStatus::Invalid,
-            Self::Conflict(_) => ExitStatus::Conflict,
+            Self::Conflict(_) | Self::InUse(_) => ExitStatus::Conflict,
             Self::Netlink(_) | Self::System { .. } => ExitStatus::Failed,
         }
     }
@@ -199,8 +204,16 @@ fn ensure_pair(
 
 /// Whether two interfaces are the ends of one pair. Each end knows the number of the other.
 fn is_pair(ours: &Link, theirs: &Link) -> bool {
-    let is_ours = |link: &Link, mac| link.kind.as_deref() == Some("veth") && link.mac == Some(Mac(mac));
-    is_ours(ours, network::HOST_MAC)
-        && is_ours(theirs, network::ROUTER_MAC)
+    is_host_end(ours)
+        && is_veth(theirs, network::ROUTER_MAC)
         && (ours.peer, theirs.peer) == (Some(theirs.index), Some(ours.index))
+}
+
+/// Whether an interface of the host is its end of the link to the router.
+fn is_host_end(link: &Link) -> bool {
+    is_veth(link, network::HOST_MAC)
+}
+
+fn is_veth(link: &Link, mac: [u8; 6]) -> bool {
+    link.kind.as_deref() == Some("veth") && link.mac == Some(Mac(mac))
 }

@@ -2,6 +2,8 @@
 //! uses itself.
 
 use bailiwick_plan::network::{Pools, local_prefix};
+use bailiwick_policy::Host;
+use bailiwick_sys::namespace;
 use bailiwick_types::{HostNetwork, Ipv6Pool, Prefix};
 use std::fs;
 use std::io;
@@ -56,6 +58,12 @@ pub fn pools(network: &HostNetwork) -> Result<Pools, NetworkError> {
         }
     };
     Ok(Pools::new(network.ipv4, ipv6).expect("the policy has checked the family of each prefix"))
+}
+
+/// Whether the host has a router: its file holds a network namespace.
+#[must_use]
+pub fn has_router(host: &Host) -> bool {
+    fs::File::open(host.router_namespace()).is_ok_and(|file| namespace::is_network(&file))
 }
 
 /// The resolvers of jails: those of the policy, or else those that the host asks. At most three.

@@ -314,3 +314,15 @@ fn a_plan_with_a_problem_makes_its_tenants_invalid_without_a_second_complaint() 
     let alone = read_tenant(directory.path(), &"bob".parse().expect("a name")).expect_err("invalid");
     assert_eq!(alone, directory.read().diagnostics);
 }
+
+#[test]
+fn a_network_that_a_plan_or_a_tenant_has_needs_a_router() {
+    let gives = |plan: &str, tenant: &str| {
+        let tenant = format!("plan = \"p\"\n{tenant}");
+        let directory = Directory::with(&[("plans.d/p.toml", plan), ("tenants.d/alice.toml", &tenant)]);
+        directory.read().policy.expect("a policy").gives_networks()
+    };
+    let network = "[network]\nmode = \"outbound\"\n";
+    assert!(!gives("", "") && gives(network, "") && gives("", network));
+    assert!(gives(network, "[network]\nmode = \"none\"\n"), "the plan may give the next tenant one");
+}

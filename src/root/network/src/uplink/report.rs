@@ -62,13 +62,25 @@ impl Report {
 
     /// Leaves the report in the directory of `bailiwick-net`'s socket, which is made if it is missing.
     pub(crate) fn write(&self, host: &Host, user: RouterUser) -> io::Result<()> {
-        let runtime = file::open_dir(&host.runtime_dir)?;
+        let (above, folder) =
+            host.runtime_dir.parent().zip(host.runtime_dir.file_name()).ok_or(io::ErrorKind::InvalidInput)?;
+        // The first one after a boot may come before the warden.
+        let runtime = file::ensure_dir_at(file::open_dir(above)?, folder, 0o755)?;
         let dir = file::ensure_dir_at(&runtime, NET_DIR, 0o755)?;
         rustix::fs::fchmod(&dir, rustix::fs::Mode::from_raw_mode(0o755))?;
         let text = serde_json::to_vec(self)?;
         file::replace_at(&dir, FILE, &text, 0o640, Outlives::Process)?;
         let file = file::open_file_at(&dir, FILE)?;
         Ok(rustix::fs::fchown(&file, None, Some(rustix::fs::Gid::from_raw(user.gid)))?)
+    }
+}
+
+/// Removes the last report, if there is one.
+pub(crate) fn remove(host: &Host) -> io::Result<()> {
+    match file::open_dir(&host.runtime_dir.join(NET_DIR)) {
+        Ok(dir) => file::remove_file_at(dir, FILE),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
     }
 }
 

@@ -23,3 +23,15 @@ pub(super) fn ensure(pools: Pools, host: &Host) -> Result<Vec<String>, Error> {
     socket.commit(batch)?;
     Ok(vec![what])
 }
+
+/// Removes the table; returns what it was called if it was there.
+pub(super) fn remove() -> Result<Option<String>, Error> {
+    let mut socket = NftSocket::open()?;
+    if socket.table(uplink::TABLE, MOST)?.is_none() {
+        return Ok(None);
+    }
+    let mut batch = Batch::new();
+    batch.delete_table(uplink::TABLE);
+    socket.commit(batch)?;
+    Ok(Some(format!("the table {}", uplink::TABLE)))
+}
