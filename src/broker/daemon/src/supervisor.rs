@@ -1,9 +1,11 @@
-//! `--standalone`: starts the warden as root and the daemon as its own user. Restarts each when it dies or does not
-//! answer.
+//! `--standalone`: starts the warden as root and the daemon as its own user, and what connects jails to the network when the
+//! policy gives anybody one. Restarts each when it dies or does not answer.
 //!
 //! Danger: this process keeps root. It accepts no connection. It reads only the root-owned policy, the exit statuses of
 //! its children, and what the daemon has it keep (`fd_store`). It checks that they answer, and reads nothing of their
 //! answers.
+
+mod network;
 
 use crate::Ended;
 use crate::fd_store::FdStore;
@@ -12,6 +14,7 @@ use bailiwick_sys::signal::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, Signals};
 use bailiwick_sys::stream::{self, Interest};
 use bailiwick_sys::{process, socket};
 use bailiwick_types::ExitStatus;
+use network::Network;
 use std::cell::RefCell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -28,7 +31,7 @@ const LAST_PAUSE: Duration = Duration::from_secs(5);
 const MAX_SHORT_LIVES: u32 = 10;
 /// How long the warden may take to clean up and listen.
 const WARDEN_TIME: Duration = Duration::from_secs(60);
-/// How long each of the two programs may take to end.
+/// How long each of the programs may take to end.
 const END_TIME: Duration = Duration::from_secs(25);
 
 /// The time between two checks of a program.
@@ -47,7 +50,7 @@ struct Asked {
     since: Instant,
 }
 
-/// One of the two programs.
+/// One of the programs.
 struct Program {
     command: Box<dyn Fn() -> Command>,
     name: &'static str,
@@ -122,10 +125,7 @@ impl Program {
 
     /// Notices the end of the program and plans its restart. Returns an error if an operator must act.
     fn look(&mut self) -> Result<(), Ended> {
-        let Some(child) = &mut self.child else { return Ok(()) };
-        let Ok(Some(status)) = child.try_wait() else { return Ok(()) };
-        self.child = None;
-        self.short_lives = if self.since.elapsed() >= WELL { 0 } else { self.short_lives + 1 };
+        let Some(status) = self.reap() else { return Ok(()) };
         tracing::warn!(event = "ended", program = self.name, %status, "{} has ended", self.name);
         let wrong = status.code().and_then(|code| {
             [ExitStatus::Invalid, ExitStatus::Conflict, ExitStatus::HostCannot]
@@ -139,9 +139,16 @@ impl Program {
             let message = format!("{} ended {} times in a row; giving up", self.name, self.short_lives);
             return Err(Ended::new(ExitStatus::Failed, message));
         }
-        let pause = (FIRST_PAUSE * 2_u32.pow(self.short_lives.min(8))).min(LAST_PAUSE);
-        self.again = Some(Instant::now() + pause);
+        self.again = Some(Instant::now() + pause_after(self.short_lives));
         Ok(())
+    }
+
+    /// How the program has ended, once.
+    fn reap(&mut self) -> Option<std::process::ExitStatus> {
+        let status = self.child.as_mut()?.try_wait().ok()??;
+        self.child = None;
+        self.short_lives = if self.since.elapsed() >= WELL { 0 } else { self.short_lives + 1 };
+        Some(status)
     }
 
     fn signal(&self, signal: rustix::process::Signal) {
@@ -160,6 +167,11 @@ impl Program {
         }
         child.wait().ok();
     }
+}
+
+/// The pause before the next start of a program, after so many short lives in a row.
+fn pause_after(short_lives: u32) -> Duration {
+    (FIRST_PAUSE * 2_u32.pow(short_lives.min(8))).min(LAST_PAUSE)
 }
 
 /// Runs until a signal tells it to end, or until one of the programs cannot work.
@@ -187,6 +199,7 @@ pub(crate) fn run(config: &Path) -> Result<(), Ended> {
         command.arg("--config").arg(&warden_config).env_clear();
         command
     });
+    let mut network = Network::new(bailiwick_observe::program("bailiwick-net"), &config, &host);
     // Filled when the warden has made the runtime directory.
     let store = Rc::new(RefCell::new(None::<FdStore>));
     let kept = Rc::clone(&store);
@@ -214,13 +227,16 @@ pub(crate) fn run(config: &Path) -> Result<(), Ended> {
         .and_then(|()| {
             let made = FdStore::new(&host.runtime_dir, uid, gid);
             *store.borrow_mut() = Some(made.map_err(|error| Ended::failed("keep descriptors for bailiwickd", &error))?);
+            // The daemon has jails started at once, and some may need a network.
+            network.begin();
             daemon.start()
         })
-        .and_then(|()| supervise(&signals, &mut warden, &mut daemon, &store));
+        .and_then(|()| supervise(&signals, &mut warden, &mut daemon, &mut network, &store));
     // Nobody reads messages any more, and nobody must wait for that.
     *store.borrow_mut() = None;
     daemon.end();
     warden.end();
+    network.end();
     result
 }
 
@@ -245,12 +261,14 @@ fn supervise(
     signals: &Signals,
     warden: &mut Program,
     daemon: &mut Program,
+    network: &mut Network,
     store: &RefCell<Option<FdStore>>,
 ) -> Result<(), Ended> {
     loop {
-        let next = [&*warden, &*daemon].iter().filter_map(|program| program.again).min();
+        let next = [&*warden, &*daemon].iter().filter_map(|program| program.again).chain(network.next()).min();
         let wait = next.map_or(LOOK_TIME, |again| again.saturating_duration_since(Instant::now()).min(LOOK_TIME));
-        let answers: Vec<_> = [&*warden, &*daemon].iter().map(|program| program.answer()).collect();
+        let programs = [&*warden, &*daemon, &network.program];
+        let answers: Vec<_> = programs.iter().map(|program| program.answer()).collect();
         let kept = store.borrow();
         let mut watched = vec![(signals.as_fd(), Interest::Read)];
         watched.extend(answers.iter().flatten().map(|fd| (*fd, Interest::Read)));
@@ -259,7 +277,7 @@ fn supervise(
         drop(kept);
         let mut heard = heard.into_iter().skip(1);
         let answered: Vec<bool> = answers.iter().map(|fd| fd.is_some() && heard.next() == Some(true)).collect();
-        for (program, answered) in [&mut *warden, &mut *daemon].into_iter().zip(answered) {
+        for (program, answered) in [&mut *warden, &mut *daemon, &mut network.program].into_iter().zip(answered) {
             if answered {
                 program.answered();
             }
@@ -281,6 +299,7 @@ fn supervise(
             }
             program.ask();
         }
+        network.look();
     }
 }
 
