@@ -5,6 +5,7 @@
 //! takes them away.
 
 mod link_maker;
+mod manager;
 mod router;
 mod serve;
 mod settings;

@@ -3,6 +3,7 @@
 //! Danger: a peer may be a `bailiwickd` in an attacker's hands. Output queues in bounded memory, and the next request of a peer is
 //! not read before it has taken the reply. Only requests over root's socket may change anything, and only root may connect to it.
 
+use crate::manager::Manager;
 use crate::router::Router;
 use bailiwick_proto::frame::{MAX_REPLY, encode};
 use bailiwick_proto::net::MAX_NET_REQUEST;
@@ -13,7 +14,6 @@ use bailiwick_types::ExitStatus;
 use rustix::event::{PollFd, PollFlags};
 use rustix::net::SocketFlags;
 use rustix::time::Timespec;
-use sd_notify::NotifyState;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -124,6 +124,7 @@ pub(crate) fn serve(
     mut router: Router,
     gates: &[Gate; 2],
     signals: &Signals,
+    manager: &Manager,
     mut log: impl FnMut(&str),
 ) -> io::Result<()> {
     for gate in gates {
@@ -131,11 +132,11 @@ pub(crate) fn serve(
     }
     let mut spare = SpareDescriptor::new(&gates[0].listener);
     let mut connections: Vec<Connection> = Vec::new();
-    sd_notify::notify(&[NotifyState::Ready]).ok();
+    manager.ready();
     let mut looked = Instant::now();
     loop {
         let ready = wait(gates, signals, &router, &connections, TICK.saturating_sub(looked.elapsed()))?;
-        sd_notify::notify(&[NotifyState::Watchdog]).ok();
+        manager.alive();
         if ready.signal && signals.take()?.is_some() {
             return router.end();
         }

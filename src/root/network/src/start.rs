@@ -12,6 +12,7 @@
 //! can be opened.
 
 use crate::link_maker::{self, LinkMaker};
+use crate::manager::Manager;
 use crate::router::{Opened, Router};
 use crate::serve::{Gate, Rights};
 use crate::settings::{self, SettingsError};
@@ -100,6 +101,7 @@ pub(crate) fn run(config: &Path, mut log: impl FnMut(&str)) -> Result<(), StartE
     credential::set_undumpable().map_err(system("close this process's memory to others"))?;
     let signals = Signals::block(&[SIGINT, SIGTERM]).map_err(system("wait for signals"))?;
 
+    let manager = Manager::connect().map_err(system("talk to the service manager"))?;
     let maker = start_link_maker(&router, (user.uid, user.gid))?;
     let runtime = file::open_dir(&host.runtime_dir).map_err(system("open the runtime directory"))?;
     let runtime = file::ensure_dir_at(&runtime, NET_DIR, 0o755).map_err(system("make the directory of the socket"))?;
@@ -117,7 +119,7 @@ pub(crate) fn run(config: &Path, mut log: impl FnMut(&str)) -> Result<(), StartE
     let opened = Opened { store, host, runtime, state, maker };
     let router = Router::open(opened, &mut log)?;
     confine(&config, &router).map_err(system("confine itself"))?;
-    serve::serve(router, &gates, &signals, log).map_err(system("go on serving"))
+    serve::serve(router, &gates, &signals, &manager, log).map_err(system("go on serving"))
 }
 
 /// The user and the group of `bailiwickd`.
