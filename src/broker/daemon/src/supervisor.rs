@@ -288,7 +288,10 @@ fn supervise(
         while let Some(number) = signals.take().map_err(|error| Ended::failed("read a signal", &error))? {
             match number {
                 SIGTERM | SIGINT => return Ok(()),
-                SIGHUP => daemon.signal(rustix::process::Signal::HUP),
+                SIGHUP => {
+                    daemon.signal(rustix::process::Signal::HUP);
+                    network.hurry();
+                }
                 _ => {}
             }
         }

@@ -107,6 +107,12 @@ impl Network {
         }
     }
 
+    /// Looks at the policy and at the link at the next turn, and not later.
+    pub(super) fn hurry(&mut self) {
+        self.next_look = Instant::now();
+        self.next_uplink = self.next_look;
+    }
+
     /// When [`Self::look`] has something to do at the latest; `None` when only an event or the supervisor's own turn matters.
     pub(super) fn next(&self) -> Option<Instant> {
         (self.demand == Demand::Somebody && self.run.is_none()).then_some(self.next_uplink)
