@@ -111,6 +111,7 @@ fn a_package_and_one_command_make_a_working_host() {
         "man5/bailiwick-tenants.5",
         "man7/bailiwick-service.7",
         "man8/bailiwickd.8",
+        "man8/bailiwick-net.8",
         "man8/bailiwick-web.8",
     ] {
         assert!(files.contains(&format!("/usr/share/man/{page}.gz")), "{files}");
@@ -124,7 +125,8 @@ fn a_package_and_one_command_make_a_working_host() {
 fn units_are_valid_and_hardened() {
     host();
     let text = ok("systemd-analyze verify --man=no bailiwick.target bailiwickd.service bailiwick-warden.service \
-                   bailiwick-jails.service bailiwick-audit.timer bailiwick-audit.service 2>&1");
+                   bailiwick-jails.service bailiwick-audit.timer bailiwick-audit.service \
+                   bailiwick-net.service bailiwick-uplink.service bailiwick-uplink-check.service bailiwick-uplink.timer 2>&1");
     // systemd before 254 does not know all settings, and ignores the unknown ones.
     let odd: Vec<&str> = text
         .lines()
@@ -133,8 +135,15 @@ fn units_are_valid_and_hardened() {
         .collect();
     assert!(odd.is_empty(), "{odd:#?}");
     // The exposure level of each unit in tenths; lower is better. These values may only decrease.
-    for (unit, most) in [("bailiwickd", 15), ("bailiwick-audit", 15), ("bailiwick-jails", 15), ("bailiwick-warden", 81)]
-    {
+    for (unit, most) in [
+        ("bailiwickd", 15),
+        ("bailiwick-audit", 15),
+        ("bailiwick-jails", 15),
+        ("bailiwick-warden", 81),
+        ("bailiwick-net", 26),
+        ("bailiwick-uplink", 49),
+        ("bailiwick-uplink-check", 12),
+    ] {
         let (status, text) = sh(&format!("systemd-analyze security --threshold={most} --no-pager {unit}.service"));
         let last = text.lines().last().unwrap_or_default();
         print_measurement(last);
@@ -536,6 +545,89 @@ fn the_daily_audit_fails_when_there_is_a_finding() {
     assert_ne!(sh("systemctl start bailiwick-audit.service").0, 0);
     assert!(ok("journalctl -b -u bailiwick-audit.service --no-pager").contains("BW090"));
     ok("bailiwick apply; systemctl reset-failed; systemctl start bailiwick-audit.service");
+}
+
+/// A plan with a network, for one tenant.
+fn give_alice_a_network() {
+    let plan = ok("cat /etc/bailiwick/plans.d/small.toml") + "\n[network]\nmode = \"outbound\"\n";
+    std::fs::write("/etc/bailiwick/plans.d/connected.toml", plan).expect("writes");
+    std::fs::write("/etc/bailiwick/tenants.d/alice.toml", "plan = \"connected\"\n").expect("writes");
+    let toml = ok("cat /etc/bailiwick/bailiwick.toml") + "network = { resolvers = [\"192.0.2.53\"] }\n";
+    std::fs::write("/etc/bailiwick/bailiwick.toml", toml).expect("writes");
+}
+
+/// A removal of the package leaves nothing of the network, and the next test has none.
+fn take_the_network_away() {
+    ok("rm /etc/bailiwick/plans.d/connected.toml");
+    ok("DEBIAN_FRONTEND=noninteractive apt-get remove -y bailiwick");
+    assert_eq!(network_of_host(), (false, false, false));
+    host();
+}
+
+/// What of the network is on the host: the router, the link and the table.
+fn network_of_host() -> (bool, bool, bool) {
+    let is_there = |line: &str| sh(line).0 == 0;
+    (
+        is_there("findmnt /run/netns/bailiwick"),
+        is_there("test -e /sys/class/net/bwk0"),
+        is_there("nft list table inet bailiwick_uplink"),
+    )
+}
+
+#[test]
+#[ignore = "needs a host of its own: make vm-test"]
+fn a_network_comes_with_the_policy_stays_and_is_put_back() {
+    host();
+    assert_eq!(network_of_host(), (false, false, false), "nobody has one");
+    assert_eq!(sh("systemctl is-active bailiwick-net bailiwick-uplink").1.trim(), "inactive\ninactive");
+    give_alice_a_network();
+    // The timer would do this within a minute.
+    ok("systemctl start nftables.service bailiwick-uplink-check.service");
+    until("it serves", || sh("systemctl is-active bailiwick-net").1.trim() == "active");
+    assert_eq!(network_of_host(), (true, true, true));
+    ok("bailiwick apply; bailiwick restart alice");
+    ok("bailiwick exec alice -- grep -q eth0 /proc/net/dev");
+    // The host's rules are replaced, by a service and by hand.
+    ok("systemctl restart nftables.service");
+    until("the table is back", || network_of_host() == (true, true, true));
+    ok("systemctl reload nftables.service");
+    until("the table is back", || network_of_host() == (true, true, true));
+    ok("nft flush ruleset; systemctl start bailiwick-uplink-check.service");
+    until("the table is back", || network_of_host() == (true, true, true));
+    // Its death ends nothing, and neither does its stop.
+    let before = inits();
+    let killed = main_pid("bailiwick-net.service");
+    ok(&format!("kill -9 {killed}"));
+    until("it serves again", || {
+        sh("systemctl is-active bailiwick-net").1.trim() == "active" && main_pid("bailiwick-net.service") != killed
+    });
+    ok("systemctl stop bailiwick.target");
+    assert_eq!(network_of_host(), (true, true, true), "the jail goes on");
+    ok("systemctl start bailiwick.target bailiwickd bailiwick-warden");
+    until("the jails are known", || running() == TENANTS.map(str::to_owned).into());
+    assert_eq!(inits(), before);
+    take_the_network_away();
+}
+
+#[test]
+#[ignore = "needs a host of its own: make vm-test"]
+fn a_host_that_cannot_make_networks_boots_everything_else() {
+    host();
+    give_alice_a_network();
+    // The addresses of jails are in use: the uplink refuses, as on a host without nf_tables.
+    ok("ip link add taken type dummy; ip addr add 100.64.0.1/10 dev taken; ip link set taken up");
+    ok(
+        "systemctl stop bailiwick.target bailiwickd.service bailiwick-warden.service bailiwick-uplink.service bailiwick-net.service",
+    );
+    let since = Instant::now();
+    ok("systemctl start bailiwick.target");
+    until("bob is served", || running().contains("bob"));
+    assert!(since.elapsed() < Duration::from_secs(60), "{:?}", since.elapsed());
+    assert_eq!(sh("systemctl is-active bailiwick-warden bailiwickd").1.trim(), "active\nactive");
+    assert!(sh("systemctl is-failed bailiwick-uplink").1.contains("failed"), "{}", journal());
+    ok("ip link delete taken; systemctl start bailiwick-uplink-check.service");
+    until("it serves", || sh("systemctl is-active bailiwick-net").1.trim() == "active");
+    take_the_network_away();
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 mod ids;
 pub mod machine;
+pub mod network;
 mod pool;
 mod ssh;
 pub mod web;
@@ -497,7 +498,7 @@ fn kill(mut child: Child) {
     let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", child.id())).unwrap_or_default();
     let is_daemon = |pid: &u32| {
         let program = fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
-        program.ends_with("bailiwickd") || program.ends_with("bailiwick-warden")
+        ["bailiwickd", "bailiwick-warden", "bailiwick-net"].iter().any(|name| program.ends_with(name))
     };
     // Opened by descriptor: once the parent is dead, init reaps the daemons and their process ids may be reused.
     let daemons = children.split_whitespace().filter_map(|pid| pid.parse().ok()).filter(is_daemon);
