@@ -314,7 +314,8 @@ mod tests {
         let temp = tempfile::tempdir().expect("temporary directory");
         let mut link = link_at(&temp);
         fake::net_at(&link.socket, |_| {
-            let problem = |number| NetProblem { finding: "BW122".to_owned(), text: format!("problem {number}") };
+            let problem =
+                |number| NetProblem { finding: "BW122".to_owned(), tenant: None, text: format!("problem {number}") };
             NetAnswer::Reply(NetReply::Problems((0..MOST_PROBLEMS + 7).map(problem).collect()))
         });
         let problems = link.problems();

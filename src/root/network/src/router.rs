@@ -14,13 +14,15 @@
 mod desired;
 mod evidence;
 mod force;
+mod found;
 mod host_side;
 mod jail_link;
 mod read;
+mod routes;
 
 use crate::link_maker::LinkMaker;
 use crate::uplink::{self, Report};
-use crate::usage::{self, Usage};
+use crate::usage::{self, Counting, Noted, Usage};
 use bailiwick_netfilter::conntrack::Conntrack;
 use bailiwick_netfilter::nft::NftSocket;
 use bailiwick_netlink::route::RouteSocket;
@@ -33,6 +35,7 @@ use bailiwick_rules::router::RouterSettings;
 use bailiwick_types::{ExitStatus, NetworkMode, TenantName};
 use desired::Desired;
 use evidence::Evidence;
+use found::{Difference, Found};
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -107,8 +110,10 @@ pub(crate) struct Router {
     compared: Instant,
     /// When the counts were looked at, and in which month.
     counted: (Instant, u32),
-    /// What the last comparison found and put right.
-    found: Vec<String>,
+    /// What comparisons have found and put right.
+    found: Found,
+    /// Whether counts were added since this process started: until then a lower one may be that of a new router.
+    has_counted: bool,
     broken: Option<io::Error>,
 }
 
@@ -140,12 +145,14 @@ impl Router {
             generation: 0,
             compared: Instant::now(),
             counted: (Instant::now(), usage::month(SystemTime::now())),
-            found: Vec::new(),
+            found: Found::default(),
+            has_counted: false,
             broken: None,
         };
         router.adopt(log)?;
-        for what in router.compare()? {
-            log(&format!("event=repaired what={what:?}"));
+        let differences = router.compare()?.into_iter().chain(router.compare_routes()?);
+        for Difference { text, .. } in differences {
+            log(&format!("event=repaired what={text:?}"));
         }
         Ok(router)
     }
@@ -209,12 +216,20 @@ impl Router {
         if report == self.report {
             return Ok(());
         }
-        let settings = host_side::settings(&self.host, self.pools, &report);
+        self.report = report;
+        self.follow_host()
+    }
+
+    /// Puts in force what the host's settings and the report of its side say of all tenants.
+    fn follow_host(&mut self) -> Result<(), RouterError> {
+        if let Ok((host, _)) = self.store.host() {
+            self.host.network.block = host.network.block;
+        }
+        let settings = host_side::settings(&self.host, self.pools, &self.report);
         if settings != self.settings {
             self.put_common_in_force(&settings)?;
             self.settings = settings;
         }
-        self.report = report;
         Ok(())
     }
 
@@ -225,11 +240,13 @@ impl Router {
         }
         self.compared = Instant::now();
         self.forget_unlinked()?;
-        self.found = self.compare()?;
-        for what in &self.found {
-            log(&format!("event=repaired what={what:?}"));
+        let mut differences = self.compare()?;
+        differences.extend(self.compare_routes()?);
+        differences.extend(self.count()?);
+        for Difference { text, .. } in &differences {
+            log(&format!("event=difference what={text:?}"));
         }
-        self.count()?;
+        self.found.note(differences, SystemTime::now());
         self.usage.save().map_err(RouterError::Usage)
     }
 
@@ -281,13 +298,18 @@ impl Router {
         Ok(())
     }
 
-    /// Adds to the volumes of the month what the kernel has counted since the last time.
-    fn count(&mut self) -> Result<(), RouterError> {
+    /// Adds to the volumes of the month what the kernel has counted since the last time; returns which counts went backwards.
+    fn count(&mut self) -> Result<Vec<Difference>, RouterError> {
         let month = usage::month(SystemTime::now());
+        let mut differences = Vec::new();
         for (name, traffic) in self.traffic()? {
-            self.usage.add(&name, traffic.bytes(), month);
+            let counting = self.usage.add(&name, traffic.bytes(), month);
+            if let (true, Counting::Backward { before, now }) = (self.has_counted, counting) {
+                differences.push(Difference::backward(name, before, now));
+            }
         }
-        Ok(())
+        self.has_counted = true;
+        Ok(differences)
     }
 
     /// Handles a request. Changes come from root only, which the caller has checked.
@@ -298,6 +320,9 @@ impl Router {
             NetRequest::Update { tenant } => self.update(&tenant),
             NetRequest::Disconnect { tenant } => {
                 self.disconnect(&tenant).map(|()| NetReply::Done).map_err(|error| failed(&tenant, "disconnect", &error))
+            }
+            NetRequest::Forget { tenant } => {
+                self.forget(&tenant).map(|()| NetReply::Done).map_err(|error| failed(&tenant, "forget", &error))
             }
             NetRequest::Observe { tenants } => self.observe(&tenants),
             NetRequest::Traffic => {
@@ -313,6 +338,7 @@ impl Router {
     fn connect(&mut self, name: &TenantName, number: u32, mut fds: Vec<OwnedFd>) -> Result<NetReply, Failure> {
         let jail =
             fds.pop().ok_or_else(|| Failure::of(ExitStatus::Invalid, "no network namespace came with the request"))?;
+        self.follow_host().map_err(|error| failed(name, "connect", &error))?;
         let desired = self.desired(name, number)?.ok_or_else(|| no_network(name))?;
         let connected = self.make_connection(name, desired, &jail);
         if let Err(error) = &connected
@@ -326,15 +352,18 @@ impl Router {
 
     fn make_connection(&mut self, name: &TenantName, desired: Desired, jail: &OwnedFd) -> Result<(), RouterError> {
         let number = desired.number;
-        if let Some(earlier) = self.usage.note(name, number).map_err(RouterError::Usage)? {
-            self.disconnect(&earlier)?;
+        if let Noted::New { earlier } = self.usage.note(name, number).map_err(RouterError::Usage)? {
+            if let Some(earlier) = earlier {
+                self.disconnect(&earlier)?;
+            }
             self.count_from_zero(number)?;
         }
         // A link of an earlier jail with this number leads nowhere any more.
         jail_link::remove(&mut self.route, number)?;
         // Whatever was changed by others is put right before anybody can send.
         if self.nft.generation()? != self.generation {
-            self.found = self.compare()?;
+            let differences = self.compare()?;
+            self.found.note(differences, SystemTime::now());
         }
         self.put_in_force(name, &desired)?;
         // From here on this is what is in force, whatever becomes of the link.
@@ -347,6 +376,7 @@ impl Router {
     /// Puts the policy of today in force for a jail that runs.
     fn update(&mut self, name: &TenantName) -> Result<NetReply, Failure> {
         let number = self.tenants.get(name).map(|desired| desired.number).ok_or_else(|| no_network(name))?;
+        self.follow_host().map_err(|error| failed(name, "change the network of", &error))?;
         let desired = self.desired(name, number)?.ok_or_else(|| no_network(name))?;
         if self.tenants.get(name).is_some_and(|old| old.is_as(&desired)) {
             return Ok(NetReply::Unchanged);
@@ -393,8 +423,19 @@ impl Router {
         self.remove_policy_of(&old)
     }
 
+    /// Forgets a tenant whose data is purged: the next one of that name begins at zero.
+    fn forget(&mut self, name: &TenantName) -> Result<(), RouterError> {
+        self.disconnect(name)?;
+        if let Some(number) = self.usage.number(name) {
+            jail_link::remove(&mut self.route, number)?;
+            self.count_from_zero(number)?;
+        }
+        self.found.forget(name);
+        self.usage.forget(name).map_err(RouterError::Usage)
+    }
+
     fn problems(&self) -> Vec<NetProblem> {
-        let problem = |finding: &str, text: String| NetProblem { finding: finding.to_owned(), text };
+        let problem = |finding: &str, text: String| NetProblem { finding: finding.to_owned(), tenant: None, text };
         let mut all: Vec<_> = self.report.problems.iter().map(|text| problem("BW124", text.clone())).collect();
         if let Some(age) = self.report.age(SystemTime::now()).filter(|age| *age > REPORT_AGE) {
             let text = format!(
@@ -403,7 +444,7 @@ impl Router {
             );
             all.push(problem("BW124", text));
         }
-        all.extend(self.found.iter().map(|what| problem("BW122", what.clone())));
+        all.extend(self.found.problems(SystemTime::now()));
         all
     }
 }

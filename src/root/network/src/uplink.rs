@@ -27,6 +27,7 @@ use bailiwick_sys::namespace::{self, Kind};
 use bailiwick_types::ExitStatus;
 use forwarding::Families;
 use side::Side;
+pub(crate) use side::of_router as side_of_router;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};

@@ -31,15 +31,45 @@ pub(crate) struct Used {
 }
 
 impl Used {
-    /// Adds what the kernel has counted since the last time.
-    fn add(&mut self, count: u64, month: u32) {
-        let new = count.checked_sub(self.counted).unwrap_or(count);
+    /// Adds what the kernel has counted since the last time; returns how the count went on.
+    fn add(&mut self, count: u64, month: u32) -> Counting {
+        let (new, counting) = match count.checked_sub(self.counted) {
+            Some(new) => (new, Counting::Forward),
+            None => (count, Counting::Backward { before: self.counted, now: count }),
+        };
         if self.month != month {
             (self.month, self.bytes) = (month, 0);
         }
         self.bytes = self.bytes.saturating_add(new);
         self.counted = count;
+        counting
     }
+}
+
+/// How the kernel's count of a tenant has gone on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Counting {
+    /// As it should.
+    Forward,
+    /// It is lower than it was: the router is new, or somebody has set it back.
+    Backward {
+        /// The count that was added last.
+        before: u64,
+        /// The count of now.
+        now: u64,
+    },
+}
+
+/// Whether a tenant had its number before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Noted {
+    /// It had.
+    Known,
+    /// The number is new for the tenant, so its counts begin from zero.
+    New {
+        /// The tenant that had it before: its data was purged.
+        earlier: Option<TenantName>,
+    },
 }
 
 /// All tenants that ever had a network, until their data is purged.
@@ -72,11 +102,11 @@ impl Usage {
         self.tenants.get(tenant).map(|used| used.number)
     }
 
-    /// Notes which number a tenant has, and writes that down before its jail is connected. Returns the tenant that had it before:
-    /// its data was purged.
-    pub(crate) fn note(&mut self, tenant: &TenantName, number: u32) -> io::Result<Option<TenantName>> {
+    /// Notes which number a tenant has, and writes that down before its jail is connected. A tenant with another number than before
+    /// is another tenant of the same name: the data of the first was purged.
+    pub(crate) fn note(&mut self, tenant: &TenantName, number: u32) -> io::Result<Noted> {
         if self.number(tenant) == Some(number) {
-            return Ok(None);
+            return Ok(Noted::Known);
         }
         let earlier = self.numbers().find(|(_, other)| *other == number).map(|(name, _)| name.clone());
         if let Some(earlier) = &earlier {
@@ -85,7 +115,13 @@ impl Usage {
         self.tenants.insert(tenant.clone(), Used { number, ..Used::default() });
         self.changed = true;
         self.save()?;
-        Ok(earlier)
+        Ok(Noted::New { earlier })
+    }
+
+    /// Forgets a tenant, and writes that down.
+    pub(crate) fn forget(&mut self, tenant: &TenantName) -> io::Result<()> {
+        self.changed |= self.tenants.remove(tenant).is_some();
+        self.save()
     }
 
     /// What a tenant has used this month, up to the last count, in bytes.
@@ -98,13 +134,13 @@ impl Usage {
         self.dir.as_fd()
     }
 
-    /// Adds what the kernel has counted for a tenant; returns what it has used this month.
-    pub(crate) fn add(&mut self, tenant: &TenantName, count: u64, month: u32) -> u64 {
-        let Some(used) = self.tenants.get_mut(tenant) else { return 0 };
+    /// Adds what the kernel has counted for a tenant; returns how its count went on.
+    pub(crate) fn add(&mut self, tenant: &TenantName, count: u64, month: u32) -> Counting {
+        let Some(used) = self.tenants.get_mut(tenant) else { return Counting::Forward };
         let before = used.clone();
-        used.add(count, month);
+        let counting = used.add(count, month);
         self.changed |= *used != before;
-        used.bytes
+        counting
     }
 
     /// Writes the file, if anything has changed.
@@ -144,18 +180,43 @@ mod tests {
         let open = || Usage::open(file::open_dir(temp.path()).expect("opens")).expect("reads");
         let mut usage = open();
         let (alice, bob) = (name("alice"), name("bob"));
-        assert_eq!(usage.note(&alice, 3).expect("writes"), None);
-        assert_eq!(usage.add(&alice, 100, 7), 100);
-        assert_eq!(usage.add(&alice, 150, 7), 150);
+        let add = |usage: &mut Usage, tenant: &TenantName, count, month| {
+            usage.add(tenant, count, month);
+            usage.used(tenant)
+        };
+        assert_eq!(usage.note(&alice, 3).expect("writes"), Noted::New { earlier: None });
+        assert_eq!(add(&mut usage, &alice, 100, 7), 100);
+        assert_eq!(add(&mut usage, &alice, 150, 7), 150);
         usage.save().expect("writes");
         let mut usage = open();
-        assert_eq!(usage.add(&alice, 160, 7), 160, "the same router");
-        assert_eq!(usage.add(&alice, 40, 7), 200, "a new router has counted 40");
-        assert_eq!(usage.add(&alice, 45, 8), 5, "a new month");
-        assert_eq!(usage.add(&bob, 45, 8), 0, "nobody");
-        assert_eq!(usage.note(&bob, 3).expect("writes"), Some(alice.clone()), "its data was purged");
+        assert_eq!(add(&mut usage, &alice, 160, 7), 160, "the same router");
+        assert_eq!(usage.add(&alice, 160, 7), Counting::Forward);
+        assert_eq!(usage.add(&alice, 40, 7), Counting::Backward { before: 160, now: 40 });
+        assert_eq!(usage.used(&alice), 200, "a new router has counted 40");
+        assert_eq!(add(&mut usage, &alice, 45, 8), 5, "a new month");
+        assert_eq!(add(&mut usage, &bob, 45, 8), 0, "nobody");
+        assert_eq!(usage.note(&bob, 3).expect("writes"), Noted::New { earlier: Some(alice.clone()) });
         assert_eq!((usage.number(&alice), usage.number(&bob)), (None, Some(3)));
         assert_eq!(open().number(&bob), Some(3), "it is written down at once");
+    }
+
+    #[test]
+    fn the_next_tenant_of_a_name_begins_at_zero() {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let open = || Usage::open(file::open_dir(temp.path()).expect("opens")).expect("reads");
+        let mut usage = open();
+        let alice = name("alice");
+        usage.note(&alice, 3).expect("writes");
+        usage.add(&alice, 100, 7);
+        assert_eq!(usage.note(&alice, 3).expect("writes"), Noted::Known);
+        assert_eq!(usage.used(&alice), 100, "another jail of the same tenant");
+        assert_eq!(usage.note(&alice, 4).expect("writes"), Noted::New { earlier: None });
+        assert_eq!(usage.used(&alice), 0, "it was purged, and made again");
+        usage.add(&alice, 100, 7);
+        usage.forget(&alice).expect("writes");
+        assert_eq!((usage.used(&alice), usage.number(&alice), open().number(&alice)), (0, None, None));
+        assert_eq!(usage.note(&alice, 4).expect("writes"), Noted::New { earlier: None }, "the same number again");
+        assert_eq!(usage.used(&alice), 0);
     }
 
     #[test]

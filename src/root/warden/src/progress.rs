@@ -13,6 +13,7 @@ use crate::jail::registry::{Jail, Jails, Starting};
 use crate::jail::start::Advanced;
 use crate::jail::stop::{Ending, STUCK};
 use crate::limits::tenant_groups::{self, Freezing};
+use crate::net_client::NetAsk;
 use crate::requests::{Answer, NetworkUpdate, Progress, WaitingRequest, WaitsFor, failure, has_ended};
 use crate::state::Warden;
 use crate::storage::grave;
@@ -224,11 +225,21 @@ impl Warden {
                     Outcome::Reply(WardenReply::Failed(failure(ExitStatus::Failed, tenant, "restart", &error)))
                 }
             },
-            WaitsFor::Purged { tenant } => match self.removals.state(tenant, now) {
-                PurgeState::Gone => Outcome::Reply(WardenReply::Done),
-                PurgeState::Stuck(why) => Outcome::Reply(not_purged(tenant, &why)),
-                PurgeState::GoesOn => when_late(WardenReply::GoesOn),
-            },
+            WaitsFor::Purged { tenant, forgetting } => {
+                match forgetting.as_mut().map_or(Some(Ok(())), NetAsk::answer) {
+                    None => return Outcome::Wait,
+                    Some(Ok(())) => *forgetting = None,
+                    Some(Err(error)) => {
+                        let what = "forget the traffic of the purged tenant";
+                        return Outcome::Reply(WardenReply::Failed(failure(ExitStatus::Partly, tenant, what, &error)));
+                    }
+                }
+                match self.removals.state(tenant, now) {
+                    PurgeState::Gone => Outcome::Reply(WardenReply::Done),
+                    PurgeState::Stuck(why) => Outcome::Reply(not_purged(tenant, &why)),
+                    PurgeState::GoesOn => when_late(WardenReply::GoesOn),
+                }
+            }
             WaitsFor::Prepared { tenant, .. } if !self.preparations.has(tenant) => Outcome::Handle,
             WaitsFor::Prepared { tenant, .. } => {
                 if is_late {

@@ -77,8 +77,8 @@ pub(crate) enum WaitsFor {
     Resized { tenant: TenantName, resizing: Helper, network: Option<NetworkUpdate> },
     /// `bailiwick-net` answers; then a jail with a network is replaced.
     NetworkAnswers { tenant: TenantName, ask: NetAsk },
-    /// Nothing of a purged tenant is left.
-    Purged { tenant: TenantName },
+    /// Nothing of a purged tenant is left, and `bailiwick-net` has forgotten it.
+    Purged { tenant: TenantName, forgetting: Option<NetAsk> },
     /// A tenant's storage is prepared; then the request is handled.
     Prepared { tenant: TenantName, request: WardenRequest },
 }
@@ -110,6 +110,9 @@ impl WaitingRequests {
                 WaitsFor::Resized { resizing, network, .. } => {
                     fds.push((resizing.report().as_fd(), PollFlags::IN));
                     fds.extend(network.iter().map(|update| (update.ask.fd(), PollFlags::IN)));
+                }
+                WaitsFor::Purged { forgetting, .. } => {
+                    fds.extend(forgetting.iter().map(|ask| (ask.fd(), PollFlags::IN)));
                 }
                 WaitsFor::NetworkAnswers { ask, .. } => fds.push((ask.fd(), PollFlags::IN)),
                 _ => {}

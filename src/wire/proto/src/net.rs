@@ -47,6 +47,11 @@ pub enum NetRequest {
         /// The tenant.
         tenant: TenantName,
     },
+    /// Forget what a tenant has used: its data is purged. Only from root.
+    Forget {
+        /// The tenant.
+        tenant: TenantName,
+    },
     /// Read what the kernel says of tenants' networks.
     Observe {
         /// The tenants, each once, at most [`MOST_NETWORKS`]. The reply has the same order.
@@ -68,7 +73,7 @@ impl NetRequest {
     #[must_use]
     pub fn changes(&self) -> bool {
         match self {
-            Self::Connect { .. } | Self::Update { .. } | Self::Disconnect { .. } => true,
+            Self::Connect { .. } | Self::Update { .. } | Self::Disconnect { .. } | Self::Forget { .. } => true,
             Self::Hello | Self::Observe { .. } | Self::Traffic | Self::Connections { .. } | Self::Problems => false,
         }
     }
@@ -110,6 +115,9 @@ pub enum NetReply {
 pub struct NetProblem {
     /// The id of the finding of an audit, such as `BW122`.
     pub finding: String,
+    /// The tenant that it concerns; `None` for all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<TenantName>,
     /// What differs.
     pub text: String,
 }
@@ -140,7 +148,8 @@ mod tests {
         let changes = [
             NetRequest::Connect { tenant: tenant.clone(), number: 1 },
             NetRequest::Update { tenant: tenant.clone() },
-            NetRequest::Disconnect { tenant },
+            NetRequest::Disconnect { tenant: tenant.clone() },
+            NetRequest::Forget { tenant },
         ];
         assert!(changes.iter().all(NetRequest::changes));
     }

@@ -3,12 +3,14 @@
 //! Danger: counts are money. The sets that count stay whatever is made anew around them.
 
 use super::desired::Desired;
+use super::found::Difference;
 use super::{Router, RouterError};
 use bailiwick_netfilter::nft::{Batch, Element, Set, Table, TableDump};
 use bailiwick_netlink::Error;
 use bailiwick_rules::router::{self, Elements, MONTH, RouterSettings, TABLE};
-use bailiwick_types::TenantName;
+use bailiwick_types::{RefusedPacket, TenantName};
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::SystemTime;
 
 /// The most rules of the table: a policy has some tens, and there are as many policies as tenants at most.
 const MOST_RULES: usize = 4_000_000;
@@ -53,7 +55,13 @@ impl Router {
     /// Makes the counts of a number begin from zero: it belongs to another tenant now.
     pub(super) fn count_from_zero(&mut self, number: u32) -> Result<(), RouterError> {
         let sets = sets_of(&self.settings);
-        let counters = router::counters(number);
+        let mut counters = router::counters(number);
+        for reason in RefusedPacket::ALL {
+            let set = router::refused_set(*reason);
+            let mut elements = self.elements_of(&set)?;
+            elements.retain(|element| router::parse_key(&element.key).is_some_and(|(other, _)| other == number));
+            counters.insert(set, elements);
+        }
         let gone = self.commit(|batch| change(batch, &sets, &counters, &Elements::new()));
         match gone {
             Err(RouterError::Netlink(error)) if error.errno() == Some(NO_ENTRY) => Ok(()),
@@ -109,7 +117,10 @@ impl Router {
                     self.generation = self.nft.generation()?;
                     return Ok(());
                 }
-                Err(error) if error.errno() == Some(ERESTART) => self.found = self.compare()?,
+                Err(error) if error.errno() == Some(ERESTART) => {
+                    let differences = self.compare()?;
+                    self.found.note(differences, SystemTime::now());
+                }
                 Err(error) => return Err(error.into()),
             }
         }
@@ -117,14 +128,14 @@ impl Router {
     }
 
     /// Compares everything in the kernel with what should be there, and puts it right; returns what differed.
-    pub(super) fn compare(&mut self) -> Result<Vec<String>, RouterError> {
+    pub(super) fn compare(&mut self) -> Result<Vec<Difference>, RouterError> {
         let wanted = self.wanted_table();
         let dump = self.nft.table(TABLE, MOST_RULES)?;
         let found = match dump {
             Some(dump) if dump.table.clone().comparable() == wanted.clone().comparable() => {
                 self.compare_elements(&wanted, dump.generation)?
             }
-            dump => vec![self.make_anew(&wanted, dump)?],
+            dump => vec![Difference::of_rules(self.make_anew(&wanted, dump)?)],
         };
         self.generation = self.nft.generation()?;
         Ok(found)
@@ -160,7 +171,7 @@ impl Router {
     fn make_anew(&mut self, wanted: &Table, dump: Option<TableDump>) -> Result<String, RouterError> {
         let mut batch = Batch::new();
         let what = match dump {
-            None => "the router had no rules".to_owned(),
+            None => "the router had no rules; it has them again".to_owned(),
             Some(dump) => {
                 let keeps =
                     |set: &&Set| router::counts(&set.name) && wanted.sets.iter().any(|other| is_same(other, set));
@@ -171,7 +182,7 @@ impl Router {
                 for chain in &dump.table.chains {
                     batch.delete_chain(TABLE, &chain.name);
                 }
-                "the rules of the router were not as they should be".to_owned()
+                "the rules of the router were not as they should be; they were made anew".to_owned()
             }
         };
         batch.add_table(TABLE);
@@ -189,7 +200,7 @@ impl Router {
     }
 
     /// Puts elements right that are missing or that nobody planned; returns what differed.
-    fn compare_elements(&mut self, wanted: &Table, generation: u32) -> Result<Vec<String>, RouterError> {
+    fn compare_elements(&mut self, wanted: &Table, generation: u32) -> Result<Vec<Difference>, RouterError> {
         let planned = self.wanted_elements();
         let counters: Elements = self.tenants.values().flat_map(|desired| router::counters(desired.number)).fold(
             Elements::new(),
@@ -211,11 +222,17 @@ impl Router {
             // Who was a tenant keeps its counts.
             let foreign: Vec<_> = there.difference(&wanted).filter(|_| !router::counts(&set.name)).cloned().collect();
             if !foreign.is_empty() {
-                found.push(format!("{} elements of \"{}\" were nobody's", foreign.len(), set.name));
+                found.extend(self.by_tenant(&foreign, |count| {
+                    format!("the router had {count} of \"{}\" that nobody planned; removed", set.name)
+                }));
                 batch.delete_elements(TABLE, set, &foreign);
             }
             if !missing.is_empty() {
-                found.push(format!("{} elements of \"{}\" were missing", missing.len(), set.name));
+                found.extend(
+                    self.by_tenant(&missing, |count| {
+                        format!("the router lacked {count} of \"{}\"; put back", set.name)
+                    }),
+                );
                 // With what was used until now.
                 let keys: BTreeSet<_> = missing.iter().map(|element| &element.key).collect();
                 let planned = planned.get(&set.name).into_iter().chain(counters.get(&set.name)).flatten();
@@ -230,6 +247,24 @@ impl Router {
 }
 
 const NO_ENTRY: i32 = 2;
+
+impl Router {
+    /// A difference for each tenant that elements are of, as far as their keys name a link. `text` says how many, such as
+    /// "2 elements".
+    fn by_tenant(&self, elements: &[Element], text: impl Fn(&str) -> String) -> Vec<Difference> {
+        let names: BTreeMap<u32, &TenantName> = self.usage.numbers().map(|(name, number)| (number, name)).collect();
+        let mut counts: BTreeMap<Option<TenantName>, usize> = BTreeMap::new();
+        for element in elements {
+            let name = router::parse_key(&element.key).and_then(|(number, _)| names.get(&number));
+            *counts.entry(name.map(|name| (*name).clone())).or_default() += 1;
+        }
+        let difference = |(tenant, count)| {
+            let count = if count == 1 { "1 element".to_owned() } else { format!("{count} elements") };
+            Difference::of_elements(tenant, text(&count))
+        };
+        counts.into_iter().map(difference).collect()
+    }
+}
 
 fn sets_of(settings: &RouterSettings) -> BTreeMap<String, Set> {
     router::table(settings).sets.into_iter().map(|set| (set.name.clone(), set)).collect()

@@ -38,7 +38,7 @@ impl Router {
         Ok(numbers.filter_map(|(name, number)| Some((name.clone(), *by_number.get(&number)?))).collect())
     }
 
-    fn elements_of(&mut self, name: &str) -> Result<Vec<Element>, RouterError> {
+    pub(super) fn elements_of(&mut self, name: &str) -> Result<Vec<Element>, RouterError> {
         let sets = router::table(&self.settings).sets;
         let set: Option<Set> = sets.into_iter().find(|set| set.name == name);
         match set {

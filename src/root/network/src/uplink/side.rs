@@ -60,6 +60,11 @@ pub(crate) fn of_router(pools: Pools) -> Side {
 }
 
 impl Side {
+    /// The rules that choose its tables of routes, beside those of the kernel.
+    pub(crate) fn rules(&self) -> &[Rule] {
+        &self.rules
+    }
+
     /// Makes this side what it should be; returns what was missing. Nothing that is right is touched. `link` is its interface.
     pub(crate) fn ensure(&self, socket: &mut RouteSocket, link: &Link) -> Result<Vec<String>, Error> {
         let mut added = Vec::new();

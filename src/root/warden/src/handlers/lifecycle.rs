@@ -9,7 +9,7 @@ use crate::jail::step::{Step, reach};
 use crate::jail::stop::CLEAR_TIME;
 use crate::limits::cgroups::Groups;
 use crate::limits::disk;
-use crate::net_client::NetAsk;
+use crate::net_client::{NetAsk, NetError};
 use crate::requests::{Begins, Ticket, WaitingRequests, WaitsFor, failed, failure};
 use crate::runtime::Runtime;
 use crate::state::Warden;
@@ -22,6 +22,7 @@ use bailiwick_policy::{Declared, Host, Tenant};
 use bailiwick_proto::{Failure, Hold, NetRequest, Refusal, WardenReply, WardenRequest};
 use bailiwick_types::{Access, DiskFact, ExitStatus, FrozenBy, IdRange, NetworkMode, TenantName};
 use std::error::Error;
+use std::io;
 use std::time::{Duration, Instant};
 
 /// How long the kernel may take to freeze a group.
@@ -198,6 +199,7 @@ impl Warden {
         if !self.storage.holds(name) && ids.is_none() && !has_graves {
             return Err(Failure::of(ExitStatus::NotFound, format!("there is no data of a tenant \"{name}\"")));
         }
+        let forgetting = self.forget_network(name)?;
         self.host_users.remove(name).map_err(failed(name, "purge"))?;
         self.runtime.forget_mail(name).map_err(failed(name, "purge"))?;
         self.preparations.cancel(name);
@@ -211,8 +213,18 @@ impl Warden {
             self.removals.add(&grave, self.storage.removal(&grave).map_err(failed(name, "purge"))?);
             buried.map_err(failed(name, "purge"))?;
         }
-        self.waiting.add(ticket, Instant::now() + PURGE_TIME, WaitsFor::Purged { tenant: name.clone() });
+        self.waiting.add(ticket, Instant::now() + PURGE_TIME, WaitsFor::Purged { tenant: name.clone(), forgetting });
         Ok(None)
+    }
+
+    /// Asks for what a tenant has sent and received to be forgotten: the next one of that name must not pay for it. `None` on a host
+    /// without networks. When `bailiwick-net` is only down, nothing is destroyed yet.
+    fn forget_network(&self, name: &TenantName) -> Result<Option<NetAsk>, Failure> {
+        match NetAsk::begin(&self.runtime, &NetRequest::Forget { tenant: name.clone() }, None) {
+            Ok(ask) => Ok(Some(ask)),
+            Err(NetError::NotRunning(error)) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failed(name, "purge")(error)),
+        }
     }
 }
 
