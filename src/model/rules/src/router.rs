@@ -578,6 +578,13 @@ pub fn tenant(rules: &TenantRules<'_>, policy: &str) -> Elements {
     all
 }
 
+/// Has the elements of a tenant lead to another policy.
+pub fn lead_to(elements: &mut Elements, policy: &str) {
+    for element in elements.get_mut(POLICY).into_iter().flatten() {
+        *element = element.clone().verdict(Verdict::Goto(policy.to_owned()));
+    }
+}
+
 /// The elements that count what a tenant sends and receives, from zero.
 #[must_use]
 pub fn counters(number: u32) -> Elements {

@@ -228,7 +228,26 @@ impl Router {
         let settings = host_side::settings(&self.host, self.pools, &self.report);
         if settings != self.settings {
             self.put_common_in_force(&settings)?;
+            let are_others = settings.names != self.settings.names;
             self.settings = settings;
+            if are_others {
+                self.follow_names()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts the addresses in force that names have now, for those whose policies have names. Open connections go on: a name of a
+    /// large service has other addresses each minute.
+    fn follow_names(&mut self) -> Result<(), RouterError> {
+        for name in self.tenants.keys().cloned().collect::<Vec<_>>() {
+            let Some(old) = self.tenants.get(&name).cloned() else { continue };
+            let desired = old.with_names(&self.settings.names);
+            if !old.is_as(&desired) {
+                self.put_in_force(&name, &desired)?;
+                self.tenants.insert(name, desired);
+                self.remove_policy_of(&old)?;
+            }
         }
         Ok(())
     }
@@ -258,8 +277,9 @@ impl Router {
         }
         let now = usage::month(SystemTime::now());
         self.counted = (Instant::now(), now);
-        self.count()?;
-        let limited = self.tenants.iter().filter(|(_, desired)| desired.month.is_some());
+        let differences = self.count()?;
+        self.found.note(differences, SystemTime::now());
+        let limited = self.tenants.iter().filter(|(_, desired)| desired.has_volume());
         for name in limited.map(|(name, _)| name.clone()).collect::<Vec<_>>() {
             if now != month {
                 self.renew_month(&name)?;
@@ -268,20 +288,13 @@ impl Router {
             for share in old.new_shares(self.usage.used(&name)) {
                 log(&format!("tenant={name} event=month-used percent={share}"));
             }
-            match self.desired(&name, old.number) {
-                Ok(Some(desired)) if desired.is_held_back() != old.is_held_back() => {
-                    log(&format!("tenant={name} event=month-over held_back={}", desired.is_held_back()));
-                    jail_link::change_rates(&mut self.route, &old, &desired)?;
-                    self.tenants.insert(name, desired);
-                }
-                Ok(Some(desired)) => {
-                    // Only what was used has changed. Everything else waits for a request.
-                    if let Some(there) = self.tenants.get_mut(&name) {
-                        there.used = desired.used;
-                    }
-                }
-                Ok(None) | Err(_) => {}
+            // Only what was used has changed. Everything else of the policy waits for a request.
+            let desired = old.with_used(self.usage.used(&name));
+            if desired.is_held_back() != old.is_held_back() {
+                log(&format!("tenant={name} event=month-over held_back={}", desired.is_held_back()));
+                jail_link::change_rates(&mut self.route, &old, &desired)?;
             }
+            self.tenants.insert(name, desired);
         }
         Ok(())
     }

@@ -6,9 +6,11 @@ use bailiwick_policy::Tenant;
 use bailiwick_proto::Failure;
 use bailiwick_rules::router::{self, Elements, PolicyRules, TenantRules};
 use bailiwick_types::{
-    Bound, ByteRate, ExitStatus, LinkDirection, MonthlyVolume, NetworkMode, Port, TenantName, WhenOver,
+    Bound, ByteRate, DomainName, ExitStatus, LinkDirection, MonthlyVolume, Network, NetworkMode, Port, TenantName,
+    WhenOver,
 };
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 /// What should be in force for one tenant.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,9 +22,10 @@ pub(super) struct Desired {
     pub(super) policy: PolicyRules,
     /// Its elements of all sets.
     pub(super) elements: Elements,
-    /// Its volume of the month, and what it had used of it at the last look.
-    pub(super) month: Option<MonthlyVolume>,
-    pub(super) used: u64,
+    /// The policy that all this follows from.
+    network: Network,
+    /// What it had used of its volume of the month at the last look.
+    used: u64,
     /// The most bytes a second out of the jail and into it.
     pub(super) up: Option<ByteRate>,
     pub(super) down: Option<ByteRate>,
@@ -47,14 +50,35 @@ impl Desired {
 }
 
 impl Desired {
+    /// Whether it has a volume of the month.
+    pub(super) fn has_volume(&self) -> bool {
+        self.network.month.is_some()
+    }
+
     /// Whether it goes on at the rate for those who have used their volume up.
     pub(super) fn is_held_back(&self) -> bool {
-        self.month.as_ref().is_some_and(|month| is_over(month, self.used) && matches!(month.then, WhenOver::Shape(_)))
+        let month = self.network.month.as_ref();
+        month.is_some_and(|month| is_over(month, self.used) && matches!(month.then, WhenOver::Shape(_)))
+    }
+
+    /// The same after it has used this much. Its rates follow.
+    pub(super) fn with_used(&self, used: u64) -> Self {
+        let month = self.network.month.as_ref();
+        let held = |bound| held(rate(bound), month, used);
+        Self { used, up: held(self.network.up), down: held(self.network.down), ..self.clone() }
+    }
+
+    /// The same with other addresses of names. Its policy follows.
+    pub(super) fn with_names(&self, names: &BTreeMap<DomainName, Vec<IpAddr>>) -> Self {
+        let policy = router::policy(&self.network, names);
+        let mut elements = self.elements.clone();
+        router::lead_to(&mut elements, &policy.chain.name);
+        Self { policy, elements, ..self.clone() }
     }
 
     /// The shares of its volume, in per cent, that it has passed since the last look.
     pub(super) fn new_shares(&self, now: u64) -> Vec<u8> {
-        let Some(month) = &self.month else { return Vec::new() };
+        let Some(month) = &self.network.month else { return Vec::new() };
         let part = |share: u8| month.bytes.0 / 100 * u64::from(share);
         month.notify.iter().copied().filter(|share| self.used < part(*share) && now >= part(*share)).collect()
     }
@@ -111,9 +135,19 @@ impl Router {
             elements.entry(set.to_owned()).or_default().push(element);
         }
         let peers = peers.into_iter().map(|(peer, _)| peer).collect();
-        let month = network.month.clone();
         let published = network.publish.iter().map(|published| published.host_port()).collect();
-        Ok(Some(Desired { number, addresses, policy, elements, month, used, up, down, peers, published }))
+        Ok(Some(Desired {
+            number,
+            addresses,
+            policy,
+            elements,
+            network: network.clone(),
+            used,
+            up,
+            down,
+            peers,
+            published,
+        }))
     }
 
     /// Another tenant that a port of the host leads to now. It keeps the port, whatever its file says today.
