@@ -2,6 +2,7 @@
 
 use crate::init_client;
 use crate::inits::Inits;
+use crate::net_client::NetClient;
 use crate::permission::OperatorPermission;
 use crate::reconcile;
 use crate::records::Records;
@@ -10,13 +11,15 @@ use crate::sessions::Sessions;
 use crate::sync::at_once;
 use crate::tenants::Tenants;
 use crate::waking::{Cause, Claim, Waking};
+use bailiwick_audit::{NetworkSeen, RouterProblem};
 use bailiwick_plan::lifecycle::{Declaration, JailStep, desired, next};
 use bailiwick_plan::mount::confinement;
 use bailiwick_policy::Tenant;
 use bailiwick_proto::control::Depth;
+use bailiwick_proto::net::NetProblem;
 use bailiwick_proto::warden::MOST_OBSERVED;
 use bailiwick_proto::{Failure, WardenReply, WardenRequest};
-use bailiwick_types::{AuditReport, SocketName, TenantName, TenantReport};
+use bailiwick_types::{AuditReport, NetworkFacts, NetworkMode, SocketName, TenantName, TenantReport};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,6 +39,7 @@ pub(crate) struct Audits {
     pub(crate) records: Arc<Records>,
     pub(crate) service_keeper: Arc<ServiceKeeper>,
     pub(crate) waking: Arc<Waking>,
+    pub(crate) net: Arc<NetClient>,
 }
 
 impl Audits {
@@ -58,6 +62,7 @@ impl Audits {
             let _awake = if depth == Depth::Probe { self.keep_thawed(&names).await } else { Vec::new() };
             let mut all = self.tenants.warden.observe(&names).await?;
             self.inits.ask_inits(&mut all).await;
+            let networks = self.networks(portion).await;
             for (tenant, observed) in portion.iter().zip(all) {
                 let mut report = bailiwick_audit::judge(tenant, &host, &facts, &observed);
                 add_sessions(&mut report, tenant, &self.sessions);
@@ -65,6 +70,13 @@ impl Audits {
                     bailiwick_audit::add_silence(&mut report, silent.as_secs());
                 }
                 self.add_state_of_file(&mut report, tenant);
+                let seen = match &networks {
+                    Ok((all, problems)) => {
+                        NetworkSeen::Answer { facts: all.iter().find(|facts| facts.tenant == tenant.name), problems }
+                    }
+                    Err(failure) => NetworkSeen::Silent(&failure.message),
+                };
+                bailiwick_audit::add_network(&mut report, tenant, observed.jail.as_ref(), seen);
                 bailiwick_audit::add_services(&mut report, self.service_keeper.seen(tenant));
                 let actual = reconcile::actual(roster.get(&tenant.name));
                 if next(desired(Declaration::Known(tenant)), &actual).jail == JailStep::Asleep {
@@ -88,6 +100,18 @@ impl Audits {
         let report = AuditReport { tenants, host };
         self.records.log_audit(report.clone()).await;
         Ok(report)
+    }
+
+    /// What `bailiwick-net` says of those of these tenants that have a network, and of the router. It is not asked when none has one.
+    async fn networks(&self, tenants: &[Tenant]) -> Result<(Vec<NetworkFacts>, Vec<RouterProblem>), Failure> {
+        let with_network = tenants.iter().filter(|tenant| tenant.settings.network.mode != NetworkMode::None);
+        let names: Vec<TenantName> = with_network.map(|tenant| tenant.name.clone()).collect();
+        if names.is_empty() {
+            return Ok((Vec::new(), Vec::new()));
+        }
+        let (facts, problems) = self.net.with(move |link| Ok((link.observe(&names)?, link.differences()?))).await?;
+        let problem = |NetProblem { finding, tenant, text }| RouterProblem { finding, tenant, text };
+        Ok((facts, problems.into_iter().map(problem).collect()))
     }
 
     /// The tenants that are frozen because they were idle, although their sockets have connections that stay, with these.

@@ -6,7 +6,7 @@
 //! Danger: a reply is believed about the tenants that it was asked for, and about no others. Lists are bounded.
 
 use bailiwick_proto::frame::MAX_REPLY;
-use bailiwick_proto::net::{MAX_NET_REQUEST, MOST_CONNECTIONS, MOST_NETWORKS};
+use bailiwick_proto::net::{MAX_NET_REQUEST, MOST_CONNECTIONS, MOST_NETWORKS, NetProblem};
 use bailiwick_proto::{Failure, Incoming, NetReply, NetRequest, TransportError, time_limits, transport};
 use bailiwick_sys::socket;
 use bailiwick_types::{ExitStatus, NetworkConnection, NetworkFacts, NetworkTraffic, TenantName};
@@ -20,6 +20,8 @@ use tokio::sync::Mutex;
 
 /// The most problems that `status` shows.
 const MOST_PROBLEMS: usize = 100;
+/// The most that an audit judges: more than `bailiwick-net` remembers.
+const MOST_DIFFERENCES: usize = 1000;
 
 /// Why `bailiwick-net` gave no answer.
 #[derive(Debug, thiserror::Error)]
@@ -145,6 +147,17 @@ impl NetLink {
         texts
     }
 
+    /// What differs between the router and what it should be, each with its finding, at most [`MOST_DIFFERENCES`].
+    pub(crate) fn differences(&mut self) -> Result<Vec<NetProblem>, NetError> {
+        match self.ask(&NetRequest::Problems)? {
+            NetReply::Problems(mut problems) => {
+                problems.truncate(MOST_DIFFERENCES);
+                Ok(problems)
+            }
+            _ => Err(NetError::Unexpected),
+        }
+    }
+
     fn ask(&mut self, request: &NetRequest) -> Result<NetReply, NetError> {
         let kept = self.stream.take();
         let answer = match kept {
@@ -204,7 +217,6 @@ impl NetClient {
 mod tests {
     use super::*;
     use crate::fake::{self, NetAnswer};
-    use bailiwick_proto::net::NetProblem;
     use std::os::unix::net::UnixListener;
     use std::sync::atomic::{AtomicU32, Ordering};
 

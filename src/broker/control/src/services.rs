@@ -176,7 +176,7 @@ impl Services {
             recorder: Arc::clone(&recorder),
             copies: Arc::clone(&copies),
             service_keeper: Arc::clone(&service_keeper),
-            net,
+            net: Arc::clone(&net),
             started: Instant::now(),
         };
         let audits = Audits {
@@ -186,6 +186,7 @@ impl Services {
             records: Arc::clone(&records),
             service_keeper: Arc::clone(&service_keeper),
             waking: Arc::clone(&waking),
+            net,
         };
         Ok(Arc::new(Self {
             own_dir,

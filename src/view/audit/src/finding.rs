@@ -110,6 +110,25 @@ kinds! {
         "audit again; if init stays silent, restart the tenant: its own root may have stopped or replaced it";
     METADATA_FREE = "BW114" "limits" Notice,
         "nothing bounds it but `cpu` and `inodes`: declare them, or give the tenant a disk of its own";
+    INTERFACE_OTHER = "BW120" "network" Warning,
+        "run `bailiwick apply`, or restart the tenant: its interface is made with its jail; find out who has changed it: only root can";
+    LINK_OTHER = "BW121" "network" Warning,
+        "run `bailiwick apply` if the policy has changed, else restart the tenant, which makes its link anew";
+    ROUTER_RULES = "BW122" "network" Critical,
+        "find out who has changed the rules of the router: only root can; bailiwick-net has put them right";
+    ROUTER_ELEMENTS = "BW123" "network" Warning,
+        "find out who has changed the sets of the router: only root can; bailiwick-net has put them right";
+    UPLINK = "BW124" "network" Warning,
+        "run `bailiwick-net --uplink`, which makes what is missing or says why it cannot; see `systemctl status bailiwick-uplink`";
+    ROUTER_ROUTES = "BW125" "network" Critical,
+        "find out who has changed the routes of the router: only root can; `ip route` and `ip rule` in its namespace show them";
+    COUNT_BACKWARD = "BW126" "network" Warning,
+        "find out who has changed the counters of the router: only root can; what the tenant used this month may be more than is told";
+    MONTH_USED = "BW127" "network" Notice,
+        "nothing, or raise `month`: the tenant has used its volume of this month, and `then` says what happens";
+    ROUTER_SILENT = "BW128" "network" Warning,
+        "see `systemctl status bailiwick-net`, then audit again: nobody has looked at the router";
+    PACKET_PASSED = "BW129" "probe" Critical, STOP;
     WEB_SOCKET_WRONG = "BW130" "services" Warning,
         "bailiwickd puts it right within a minute; find out who has changed it: only root can";
     LISTENER_BROKEN = "BW132" "services" Notice,

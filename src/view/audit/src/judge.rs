@@ -59,7 +59,7 @@ fn judge_where(
     ]
     .into_iter()
     .chain(walls::landlock(tenant.settings.profile, jail))
-    .chain(walls::network(profile, jail))
+    .chain(walls::network(tenant, profile, jail))
     .chain(walls::priorities(jail))
     .chain([walls::membership(&observed.strays, jail)])
     .chain(ftp::wall(jail, &sessions))
@@ -100,7 +100,7 @@ pub fn add_silence(report: &mut TenantReport, seconds: u64) {
     report.findings.extend(findings(&report.name, &violations));
 }
 
-fn verdict(violations: &[Violation]) -> Verdict {
+pub(crate) fn verdict(violations: &[Violation]) -> Verdict {
     violations.iter().map(|violation| violation.kind.verdict()).max().unwrap_or(Verdict::Enforced)
 }
 
@@ -179,6 +179,7 @@ fn add(report: &mut TenantReport, violation: Violation) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::network::{NetworkSeen, RouterProblem, add_network};
     use bailiwick_plan::capability::CapabilitySet;
     use bailiwick_plan::control::{Value, controls};
     use bailiwick_plan::mount::{HOST_ETC, HOST_ETC_LAYER, Mount, Source, TERMINALS};
@@ -188,7 +189,9 @@ mod tests {
         MountFact, NAMESPACES, ObservedJail, ProcessFacts, ProcessRank, Profile, QuotaFact, QuotaFacts, Resource,
         SocketFacts, StorageFacts, Visitor,
     };
-    use bailiwick_types::{Hierarchy, Nesting};
+    use bailiwick_types::{
+        Hierarchy, MonthlyVolume, Nesting, Network, NetworkFacts, NetworkMode, NetworkTraffic, WhenOver,
+    };
     use std::collections::BTreeMap;
 
     const IDS: IdRange = IdRange { first: 10_000_000, count: 65_536 };
@@ -241,7 +244,7 @@ mod tests {
                 sleep: None,
                 mail: None,
                 host_sockets: ["mysql".parse().expect("name")].into(),
-                network: bailiwick_types::Network::default(),
+                network: Network::default(),
             },
             login: Login { user: "alice".parse().expect("name"), ssh_keys: Vec::new() },
             timers: Vec::new(),
@@ -639,9 +642,10 @@ mod tests {
             ("a whole sysfs is there", Web, "BW021", Breached, |o| mount(o, "/sys").fs_type = "sysfs".into()),
             ("a mask shows what it hides", Web, "BW030", Breached, |o| mount(o, "/proc/kcore").fs_type = "proc".into()),
             ("a tenant unmasks", System, "BW031", Drift, |o| unmount(o, "/proc/kcore")),
-            ("an interface beside the loopback", Web, "BW035", Breached, |o| jail(o).interfaces = Some(vec!["lo".into(), "eth0".into()])),
-            ("an interface in system", System, "BW035", Breached, |o| jail(o).interfaces = Some(vec!["lo".into(), "eth0".into()])),
-            ("an interface in system of an earlier version", System, "BW036", Nominal, |o| { of_earlier_version(o); jail(o).interfaces = Some(vec!["lo".into(), "eth0".into()]); }),
+            ("an interface beside the loopback", Web, "BW035", Breached, |o| jail(o).interfaces = Some(vec!["lo".into(), "veth7".into()])),
+            ("an interface without a network", Web, "BW120", Drift, |o| jail(o).interfaces = Some(vec!["lo".into(), "eth0".into()])),
+            ("an interface in system", System, "BW035", Breached, |o| jail(o).interfaces = Some(vec!["lo".into(), "veth7".into()])),
+            ("an interface in system of an earlier version", System, "BW036", Nominal, |o| { of_earlier_version(o); jail(o).interfaces = Some(vec!["lo".into(), "veth7".into()]); }),
             ("a /run without a size", Web, "BW037", Drift, |o| mount(o, "/run").super_options.clear()),
             ("a larger /dev", Shell, "BW037", Drift, |o| mount(o, "/dev").super_options = vec!["size=65m".into(), "size=66560k".into()]),
             ("a /tmp without a bound of inodes", Web, "BW037", Drift, |o| mount(o, "/tmp").super_options.push("nr_inodes=0".into())),
@@ -967,11 +971,99 @@ mod tests {
         assert!(told(&report, "process 99"), "{:?}", report.findings);
     }
 
+    fn network_facts(tenant: &Tenant) -> NetworkFacts {
+        NetworkFacts {
+            tenant: tenant.name.clone(),
+            link: Some("bw0".to_owned()),
+            is_up: true,
+            addresses: vec!["100.64.0.16".parse().expect("an address")],
+            traffic: NetworkTraffic::default(),
+            month: 1 << 30,
+            refused: BTreeMap::new(),
+            differences: Vec::new(),
+        }
+    }
+
+    fn wall<'a>(report: &'a TenantReport, name: &str) -> (&'a str, Verdict) {
+        let wall = report.walls.iter().find(|wall| wall.wall == name).expect("there is a row");
+        (wall.evidence.as_str(), wall.verdict)
+    }
+
+    #[test]
+    fn the_network_of_a_tenant_is_judged_by_what_bailiwick_net_says() {
+        let mut tenant = tenant(Profile::Web);
+        let none = judged(&tenant, &healthy(&tenant));
+        assert_eq!(wall(&none, "network"), ("loopback only: lo, sit0 (/proc/PID/net/dev)", Verdict::Enforced));
+        tenant.settings.network = Network::with_mode(NetworkMode::Outbound);
+        let mut observed = healthy(&tenant);
+        assert_eq!(ids(&judged(&tenant, &observed)), ["BW120"], "it lacks its interface");
+        jail(&mut observed).interfaces = Some(vec!["lo".to_owned(), "eth0".to_owned()]);
+        let seen = |tenant: &Tenant, observed: &Observed, seen: NetworkSeen<'_>| {
+            let mut report = judged(tenant, observed);
+            add_network(&mut report, tenant, observed.jail.as_ref(), seen);
+            report
+        };
+        let facts = network_facts(&tenant);
+        let good = seen(&tenant, &observed, NetworkSeen::Answer { facts: Some(&facts), problems: &[] });
+        assert_eq!(ids(&good), [""; 0]);
+        let golden = "through the router: lo, eth0 (/proc/PID/net/dev); bw0 in the router, which lets it send from 100.64.0.16 alone";
+        assert_eq!(wall(&good, "network"), (golden, Verdict::Enforced));
+        let golden = "up unlimited, down unlimited, connections 2000, month unlimited of which 1G used";
+        assert_eq!(wall(&good, "network-limits"), (golden, Verdict::Enforced));
+
+        let silent = seen(&tenant, &observed, NetworkSeen::Silent("bailiwick-net does not run"));
+        assert_eq!((ids(&silent), silent.verdict), (vec!["BW128"], Verdict::Drift));
+        assert_eq!((wall(&silent, "network").1, wall(&silent, "network-limits").1), (Verdict::Drift, Verdict::Drift));
+
+        let unknown = seen(&tenant, &observed, NetworkSeen::Answer { facts: None, problems: &[] });
+        let unlinked = NetworkFacts { link: None, ..facts.clone() };
+        let unlinked = seen(&tenant, &observed, NetworkSeen::Answer { facts: Some(&unlinked), problems: &[] });
+        assert_eq!((ids(&unknown), ids(&unlinked)), (vec!["BW121"], vec!["BW121"]));
+
+        let problem = |finding: &str, tenant: Option<&str>| RouterProblem {
+            finding: finding.to_owned(),
+            tenant: tenant.map(|name| name.parse().expect("a name")),
+            text: "it differs".to_owned(),
+        };
+        for (id, verdict) in [
+            ("BW122", Verdict::Breached),
+            ("BW123", Verdict::Drift),
+            ("BW124", Verdict::Drift),
+            ("BW125", Verdict::Breached),
+            ("BW126", Verdict::Drift),
+        ] {
+            for whose in [None, Some("alice")] {
+                let problems = [problem(id, whose), problem(id, Some("bob"))];
+                let report = seen(&tenant, &observed, NetworkSeen::Answer { facts: Some(&facts), problems: &problems });
+                assert_eq!((ids(&report), report.verdict), (vec![id], verdict));
+                let fallen = report.walls.iter().map(|wall| wall.verdict).max();
+                assert_eq!(fallen, Some(verdict), "{id}: the row of the report says it too");
+                assert_eq!(evidence(&report, id), Some("it differs"));
+            }
+            let others = [problem(id, Some("bob"))];
+            let report = seen(&tenant, &observed, NetworkSeen::Answer { facts: Some(&facts), problems: &others });
+            assert_eq!(ids(&report), [""; 0], "{id} of another tenant");
+        }
+        let unheard_of = [problem("BW999", None)];
+        let report = seen(&tenant, &observed, NetworkSeen::Answer { facts: Some(&facts), problems: &unheard_of });
+        assert_eq!(ids(&report), ["BW124"], "never silence");
+
+        let month = MonthlyVolume { bytes: ByteSize(1 << 30), then: WhenOver::Stop, notify: Vec::new() };
+        tenant.settings.network.month = Some(month);
+        let report = seen(&tenant, &observed, NetworkSeen::Answer { facts: Some(&facts), problems: &[] });
+        assert_eq!(evidence(&report, "BW127"), Some("1G of 1G used in this month; then = \"stop\""));
+        assert_eq!((report.verdict, wall(&report, "network-limits").1), (good.verdict, Verdict::Enforced));
+        observed.jail = None;
+        let down = seen(&tenant, &observed, NetworkSeen::Answer { facts: None, problems: &[] });
+        assert_eq!(ids(&down), [""; 0], "a tenant that is down has no link");
+    }
+
     #[test]
     fn every_kind_of_finding_has_a_case() {
         let elsewhere = [
-            "BW092", "BW093", "BW097", "BW098", "BW100", "BW101", "BW102", "BW105", "BW110", "BW111", "BW114", "BW130",
-            "BW132", "BW133", "BW134", "BW135",
+            "BW092", "BW093", "BW097", "BW098", "BW100", "BW101", "BW102", "BW105", "BW110", "BW111", "BW114", "BW121",
+            "BW122", "BW123", "BW124", "BW125", "BW126", "BW127", "BW128", "BW129", "BW130", "BW132", "BW133", "BW134",
+            "BW135",
         ];
         for kind in crate::FINDINGS {
             let known = elsewhere.contains(&kind.id) || CASES.iter().any(|(_, _, id, ..)| *id == kind.id);

@@ -4,9 +4,12 @@
 use crate::finding::{self, FindingKind, Violation, list, quoted};
 use bailiwick_plan::capability::CapabilitySet;
 use bailiwick_plan::control::SERVICE_GROUP;
+use bailiwick_plan::network::INTERFACE;
 use bailiwick_plan::{OOM_SCORE, rescue};
+use bailiwick_policy::Tenant;
 use bailiwick_types::{
-    ForeignSocket, IdRange, NAMESPACES, ObservedJail, ProcessFacts, ProcessRank, Profile, UNIFIED, Visitor,
+    Access, ForeignSocket, IdRange, NAMESPACES, NetworkMode, ObservedJail, ProcessFacts, ProcessRank, Profile, UNIFIED,
+    Visitor,
 };
 use std::collections::BTreeSet;
 
@@ -240,12 +243,28 @@ pub(crate) fn landlock(profile: Profile, jail: &ObservedJail) -> Option<Wall> {
 const FALLBACKS: [&str; 10] =
     ["sit0", "tunl0", "gre0", "gretap0", "erspan0", "ip_vti0", "ip6_vti0", "ip6tnl0", "ip6gre0", "teql0"];
 
+/// Whether a jail should have an interface beside its loopback. That of a suspended tenant has none.
+pub(crate) fn is_connected(tenant: &Tenant, jail: &ObservedJail) -> bool {
+    jail.access == Access::ReadWrite && tenant.settings.network.mode != NetworkMode::None
+}
+
+/// The name of the wall of network interfaces.
+pub(crate) const NETWORK: &str = "network";
+
 /// The wall of network interfaces. `None` when a warden of an earlier version did not list them.
-pub(crate) fn network(profile: Profile, jail: &ObservedJail) -> Option<Wall> {
+pub(crate) fn network(tenant: &Tenant, profile: Profile, jail: &ObservedJail) -> Option<Wall> {
     let interfaces = jail.interfaces.as_ref()?;
-    let mut wall = Wall::new("network", format!("{} (/proc/PID/net/dev)", interfaces.join(", ")));
-    let others: Vec<&String> =
-        interfaces.iter().filter(|name| *name != "lo" && !FALLBACKS.contains(&name.as_str())).collect();
+    let is_connected = is_connected(tenant, jail);
+    let what = if is_connected { "through the router" } else { "loopback only" };
+    let mut wall = Wall::new(NETWORK, format!("{what}: {} (/proc/PID/net/dev)", interfaces.join(", ")));
+    let has_own = interfaces.iter().any(|name| name == INTERFACE);
+    if has_own != is_connected {
+        let what = if has_own { "is there, and not declared" } else { "is missing" };
+        wall.violations.push(finding::INTERFACE_OTHER.violation(format!("{INTERFACE} {what}")));
+    }
+    let is_foreign =
+        |name: &&String| !["lo", INTERFACE].contains(&name.as_str()) && !FALLBACKS.contains(&name.as_str());
+    let others: Vec<&String> = interfaces.iter().filter(is_foreign).collect();
     if !others.is_empty() {
         // A process inside can make an interface only in a jail of an earlier version.
         let makes_own = is_of_earlier_version(profile, &jail.init);
