@@ -980,6 +980,7 @@ mod tests {
             traffic: NetworkTraffic::default(),
             month: 1 << 30,
             refused: BTreeMap::new(),
+            last_refused: Vec::new(),
             differences: Vec::new(),
         }
     }
