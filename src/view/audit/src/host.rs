@@ -56,7 +56,8 @@ pub fn host_report_with(state_dir: &Path, facts: Option<&HostFacts>) -> HostRepo
 }
 
 /// Like [`host_report`], and reports also what depends on the configuration: storage, ids, the daemon's user and
-/// `require`. As root, in a program with one thread, it tries to id-map a detached copy of the storage's mount.
+/// `require`. As root, in a program with one thread, it tries to id-map a detached copy of the storage's mount. In namespaces
+/// that are thrown away it tries to make what networks need.
 #[must_use]
 pub fn doctor(config_dir: &Path) -> HostReport {
     let host = bailiwick_policy::read_host(config_dir);
@@ -67,6 +68,9 @@ pub fn doctor(config_dir: &Path) -> HostReport {
             report.features.push(works("configuration", format!("{} can be read", config_dir.display())));
             require(&host, &mut report.features);
             report.features.extend(configured(&host, &report.kernel));
+            let gives = |policy: bailiwick_policy::Policy| policy.gives_networks();
+            let is_wanted = bailiwick_policy::Store::new(config_dir).read().policy.is_some_and(gives);
+            report.features.push(crate::network_trial::report(&host, user_exists, is_wanted));
         }
         Err(problems) => {
             let evidence = format!("{} problem(s) in {}", problems.len(), config_dir.join("bailiwick.toml").display());
@@ -99,7 +103,7 @@ fn either(name: &str, is_there: bool, evidence: String, remedy: &str) -> Feature
 }
 
 /// An error with all its causes, joined by colons.
-fn chain(error: &dyn Error) -> String {
+pub(crate) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

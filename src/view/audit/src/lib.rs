@@ -20,6 +20,7 @@ mod lending;
 mod limit;
 mod mounts;
 mod network;
+mod network_trial;
 mod page;
 mod probe;
 mod run;
