@@ -11,15 +11,17 @@ use crate::sessions::Sessions;
 use crate::sync::at_once;
 use crate::tenants::Tenants;
 use crate::waking::{Cause, Claim, Waking};
+use crate::warden_client::Roster;
 use bailiwick_audit::{NetworkSeen, RouterProblem};
 use bailiwick_plan::lifecycle::{Declaration, JailStep, desired, next};
 use bailiwick_plan::mount::confinement;
-use bailiwick_policy::Tenant;
+use bailiwick_plan::network::{PacketProbe, PacketProbes};
+use bailiwick_policy::{Host, Tenant};
 use bailiwick_proto::control::Depth;
 use bailiwick_proto::net::NetProblem;
 use bailiwick_proto::warden::MOST_OBSERVED;
 use bailiwick_proto::{Failure, WardenReply, WardenRequest};
-use bailiwick_types::{AuditReport, NetworkFacts, NetworkMode, SocketName, TenantName, TenantReport};
+use bailiwick_types::{AuditReport, NetworkFacts, NetworkMode, RefusedPacket, SocketName, TenantName, TenantReport};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -89,7 +91,15 @@ impl Audits {
                     && !jail.frozen
                 {
                     let socket = self.tenants.init_socket(&tenant.name, jail.access);
-                    let told = self.inits.talk(&tenant.name, init_client::probe(&socket, ids)).await.ok();
+                    let before = networks.as_ref().ok().and_then(|(all, _)| {
+                        all.iter().find(|facts| facts.tenant == tenant.name).filter(|facts| facts.link.is_some())
+                    });
+                    let packets = before.map_or_else(Vec::new, |_| packets(tenant, &host, &roster));
+                    let told = self.inits.talk(&tenant.name, init_client::probe(&socket, ids, &packets)).await.ok();
+                    if let Some(before) = before {
+                        let refused = self.refused_since(before).await;
+                        bailiwick_audit::add_packets(&mut report, &packets, told.as_deref(), &refused);
+                    }
                     let profile = confinement(tenant.settings.profile, jail.access);
                     bailiwick_audit::add_probes(&mut report, profile, told.as_deref());
                 }
@@ -112,6 +122,17 @@ impl Audits {
         let (facts, problems) = self.net.with(move |link| Ok((link.observe(&names)?, link.differences()?))).await?;
         let problem = |NetProblem { finding, tenant, text }| RouterProblem { finding, tenant, text };
         Ok((facts, problems.into_iter().map(problem).collect()))
+    }
+
+    /// How many packets of a tenant the router has refused since it was asked, by reason; nothing if it does not say.
+    async fn refused_since(&self, before: &NetworkFacts) -> BTreeMap<RefusedPacket, u64> {
+        let name = before.tenant.clone();
+        let now = self.net.with(move |link| link.observe_one(&name)).await;
+        let now = now.ok().flatten().map(|facts| facts.refused).unwrap_or_default();
+        let rise = |(reason, count): (RefusedPacket, u64)| {
+            (reason, count.saturating_sub(before.refused.get(&reason).copied().unwrap_or_default()))
+        };
+        now.into_iter().map(rise).collect()
     }
 
     /// The tenants that are frozen because they were idle, although their sockets have connections that stay, with these.
@@ -148,6 +169,18 @@ impl Audits {
             bailiwick_audit::add_last_good(report);
         }
     }
+}
+
+/// The packets that must not arrive when a tenant sends them; none if this host does not say what addresses it gives to jails, for
+/// then no jail starts.
+fn packets(tenant: &Tenant, host: &Host, roster: &Roster) -> Vec<PacketProbe> {
+    let Ok(pools) = bailiwick_observe::network::pools(&host.network) else { return Vec::new() };
+    let resolvers = bailiwick_observe::network::resolvers(&host.network).unwrap_or_default();
+    // One that runs would answer, if the packet arrived.
+    let others = || roster.iter().filter(|(name, _)| **name != tenant.name);
+    let other = others().find(|(_, entry)| entry.pid.is_some()).or_else(|| others().next());
+    let neighbour = other.and_then(|(_, entry)| pools.tenant(host.ids.number(entry.ids)).ok());
+    PacketProbes { network: &tenant.settings.network, pools, neighbour, resolvers: &resolvers }.all()
 }
 
 /// Adds the counts of a tenant's sessions, which only this program has, to its report.

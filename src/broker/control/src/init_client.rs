@@ -4,6 +4,7 @@
 //! the client's pipes with it.
 
 use crate::transport;
+use bailiwick_plan::network::PacketProbe;
 use bailiwick_proto::frame::{MAX_CRONTAB_REPLY, MAX_EVENT, MAX_REQUEST};
 use bailiwick_proto::init::{CrontabFile, JailUser, MAX_SERVICES_REPLY, MAX_STAMP, ServiceOrder, Spawn};
 use bailiwick_proto::time_limits::{INIT, INIT_ANSWER};
@@ -69,13 +70,17 @@ pub(crate) async fn connect(socket: &Path, ids: IdRange) -> Result<InitClient, I
     timeout(INIT, InitClient::connect(socket, ids)).await.map_err(io::Error::from)?
 }
 
-/// Has a process inside try what must fail, and returns its output. Time and size are bounded.
-pub(crate) async fn probe(socket: &Path, ids: IdRange) -> Result<String, InitError> {
+/// Has a process inside try what must fail, with these packets, and returns its output. Time and size are bounded.
+pub(crate) async fn probe(socket: &Path, ids: IdRange, packets: &[PacketProbe]) -> Result<String, InitError> {
     const MOST: u64 = 16 << 10;
     let text = |text: &str| Bytes::new(text).expect("there is no NUL in it");
     let spawn = Spawn {
         user: JailUser { uid: 0, gid: 0, home: "/root".into() },
-        argv: vec![text(bailiwick_plan::mount::INIT), text("--probe")],
+        argv: [bailiwick_plan::mount::INIT, "--probe"]
+            .map(text)
+            .into_iter()
+            .chain(packets.iter().map(|packet| text(&packet.to_string())))
+            .collect(),
         arg0: None,
         env: Vec::new(),
         cwd: None,

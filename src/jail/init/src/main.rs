@@ -72,7 +72,11 @@ fn main() -> ExitCode {
 fn run() -> io::Result<()> {
     match std::env::args_os().nth(1) {
         Some(argument) if argument == HOLD => return hold(),
-        Some(argument) if argument == PROBE => return probe::probe(),
+        Some(argument) if argument == PROBE => {
+            let packets: Vec<String> =
+                std::env::args_os().skip(2).filter_map(|packet| packet.into_string().ok()).collect();
+            return probe::probe(&packets);
+        }
         _ => {}
     }
     // Nobody inside can trace this process or take its descriptors: for an undumpable process, `__ptrace_may_access` of the

@@ -10,9 +10,11 @@
 //! answered on a link: gateway and jail are permanent neighbours of each other, with fixed hardware addresses.
 
 mod addresses;
+mod probe;
 mod settings;
 
 pub use addresses::{Addresses, NoAddress, Pools, local_prefix};
+pub use probe::{PacketProbe, PacketProbes, Verb};
 pub use settings::settings;
 
 use std::net::{Ipv4Addr, Ipv6Addr};

@@ -32,5 +32,5 @@ pub use judge::{ServicesSeen, add_asleep, add_frozen, add_last_good, add_service
 pub use limit::add_sessions;
 pub use network::{NetworkSeen, RouterProblem, add_network};
 pub use page::page;
-pub use probe::add_probes;
+pub use probe::{add_packets, add_probes};
 pub use run::Run;
