@@ -438,13 +438,14 @@ impl Router {
 
     /// Forgets a tenant whose data is purged: the next one of that name begins at zero.
     fn forget(&mut self, name: &TenantName) -> Result<(), RouterError> {
-        self.disconnect(name)?;
-        if let Some(number) = self.usage.number(name) {
-            jail_link::remove(&mut self.route, number)?;
-            self.count_from_zero(number)?;
-        }
+        let number = self.usage.number(name);
+        // First what it has used: a number that nobody has begins at zero when somebody gets it, whatever fails below.
+        self.usage.forget(name).map_err(RouterError::Usage)?;
         self.found.forget(name);
-        self.usage.forget(name).map_err(RouterError::Usage)
+        self.disconnect(name)?;
+        let Some(number) = number else { return Ok(()) };
+        jail_link::remove(&mut self.route, number)?;
+        self.count_from_zero(number)
     }
 
     fn problems(&self) -> Vec<NetProblem> {
