@@ -6,6 +6,7 @@ use super::expression::{
 use super::{LIST_ITEM, TABLE_NAME};
 use bailiwick_netlink::message::{Writer, find, find_be32, find_be64, find_text};
 use bailiwick_netlink::route::{Family, octets};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -82,7 +83,9 @@ impl Table {
         Self { name: name.to_owned(), ..Self::default() }
     }
 
-    /// The same table as it can be compared: sets and chains in the order of their names, and as before any packet came.
+    /// The same table as it can be compared: sets and chains in the order of their names, and as before any packet came. A rule that
+    /// adds to a set is without expressions of its own when the set has them: they are the same, and the kernel does not name them
+    /// (`nft_dynset_dump`).
     #[must_use]
     pub fn comparable(mut self) -> Self {
         self.sets.sort_by(|one, other| one.name.cmp(&other.name));
@@ -92,6 +95,17 @@ impl Table {
         }
         for rule in self.chains.iter_mut().flat_map(|chain| &mut chain.rules) {
             *rule = rule.clone().without_state();
+        }
+        let counting: BTreeSet<&str> =
+            self.sets.iter().filter(|set| !set.expressions.is_empty()).map(|set| set.name.as_str()).collect();
+        for expression in
+            self.chains.iter_mut().flat_map(|chain| &mut chain.rules).flat_map(|rule| &mut rule.expressions)
+        {
+            if let Expr::Dynset { set, expressions, .. } = expression
+                && counting.contains(set.as_str())
+            {
+                expressions.clear();
+            }
         }
         self
     }
@@ -674,10 +688,12 @@ impl Element {
         Self { key: concat(key), last: None, data: None, expressions: Vec::new() }
     }
 
-    /// An element for a range of keys, both ends included. In a concatenation each field has its own range.
+    /// An element for a range of keys, both ends included. In a concatenation each field has its own range. A range of one key is
+    /// the element with that key, as which the kernel lists it.
     #[must_use]
     pub fn range(first: &[Value<'_>], last: &[Value<'_>]) -> Self {
-        Self { last: Some(concat(last)), ..Self::new(first) }
+        let element = Self::new(first);
+        Self { last: Some(concat(last)).filter(|last| *last != element.key), ..element }
     }
 
     /// The same element, leading to a verdict.
@@ -812,6 +828,7 @@ fn predecessor(key: &[u8]) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nft::terms::counted;
     use proptest::prelude::*;
 
     #[test]
@@ -826,8 +843,35 @@ mod tests {
     }
 
     #[test]
+    fn expressions_of_a_rule_that_its_set_has_too_make_no_difference() {
+        let add = |set: &str| crate::nft::terms::iifname().add_to(set, std::time::Duration::ZERO, vec![counted(0, 0)]);
+        let table = |expressions: &dyn Fn(&mut Rule)| {
+            let mut rule = Rule::new([add("counts")]);
+            expressions(&mut rule);
+            let sets = vec![Set::new("counts", &[Field::Ifname]).dynamic().with(counted(5, 5))];
+            Table { sets, chains: vec![Chain::called("a", vec![rule, Rule::new([add("other")])])], ..Table::new("t") }
+        };
+        let without = table(&|rule| {
+            if let Some(Expr::Dynset { expressions, .. }) = rule.expressions.last_mut() {
+                expressions.clear();
+            }
+        });
+        assert_ne!(without, table(&|_| {}));
+        assert_eq!(without.clone().comparable(), table(&|_| {}).comparable());
+        let other = without.comparable().chains[0].rules[1].expressions.clone();
+        assert!(matches!(&other[..], [_, Expr::Dynset { expressions, .. }] if expressions.len() == 1), "{other:?}");
+    }
+
+    #[test]
     fn a_long_name_of_a_link_keeps_its_final_zero() {
         assert_eq!(Value::Ifname("a-name-of-17-byte").bytes(), b"a-name-of-17-by\0");
+    }
+
+    #[test]
+    fn a_range_of_one_key_is_that_key() {
+        let port = |number| Value::Service(number);
+        assert_eq!(Element::range(&[port(80)], &[port(80)]), Element::new(&[port(80)]));
+        assert_ne!(Element::range(&[port(80)], &[port(81)]), Element::new(&[port(80)]));
     }
 
     proptest! {
