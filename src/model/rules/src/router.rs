@@ -55,7 +55,8 @@ pub const SENT: &str = "sent";
 pub const RECEIVED: &str = "received";
 /// The set with the volume of the month of tenants that stop when it is used up.
 pub const MONTH: &str = "month";
-const CONNECTIONS: &str = "connections";
+const COUNTED_OUT: &str = "connections-out";
+const COUNTED_IN: &str = "connections-in";
 const POLICY: &str = "rules";
 const PUBLISHED_V4: &str = "published4";
 const PUBLISHED_V6: &str = "published6";
@@ -125,7 +126,7 @@ pub fn counts(set: &str) -> bool {
 /// Whether the kernel adds elements to a set, when packets come.
 #[must_use]
 pub fn grows_by_itself(set: &str) -> bool {
-    set == RECORDED || set.starts_with(REFUSED_PREFIX)
+    set == RECORDED || set.starts_with(REFUSED_PREFIX) || is_of_policy(set) && set.ends_with(OPEN)
 }
 
 const REFUSED_PREFIX: &str = "refused-";
@@ -176,7 +177,8 @@ fn sets() -> Vec<Set> {
         Set::new(SENT, &[Ifname, Nfproto]).with(counted(0, 0)),
         Set::new(RECEIVED, &[Ifname, Nfproto]).with(counted(0, 0)),
         Set::new(MONTH, &[Ifname]).with(quota_over(0, 0)),
-        Set::new(CONNECTIONS, &[Ifname]).dynamic().size(MOST_TENANTS).with(connections_over(1)),
+        Set::verdicts(COUNTED_OUT, &[Ifname]),
+        Set::verdicts(COUNTED_IN, &[Ifname]),
         Set::verdicts(POLICY, &[Ifname]),
         Set::map(PUBLISHED_V4, &[Protocol, Service], &[Ipv4, Service]),
         Set::map(PUBLISHED_V6, &[Protocol, Service], &[Ipv6, Service]),
@@ -327,7 +329,7 @@ fn forward() -> Vec<Rule> {
 fn outbound() -> Vec<Rule> {
     vec![
         Rule::new([ct_state().has(state::ESTABLISHED | state::RELATED), goto(PASSED)]),
-        Rule::new([iifname().lookup(CONNECTIONS), refuse(RefusedPacket::Connections)]),
+        Rule::new([iifname().vmap(COUNTED_OUT)]),
         Rule::new([iifname().vmap(POLICY)]),
         Rule::new([refuse(RefusedPacket::NotAllowed)]),
     ]
@@ -347,7 +349,7 @@ fn inbound() -> Vec<Rule> {
 fn new_inbound() -> Vec<Rule> {
     vec![
         Rule::new([ct_status().has_not(status::DESTINATION_NAT), drop()]).comment("only to published ports"),
-        Rule::new([oifname().lookup(CONNECTIONS), drop()]),
+        Rule::new([oifname().vmap(COUNTED_IN)]),
     ]
 }
 
@@ -363,11 +365,7 @@ fn between() -> Vec<Rule> {
 
 /// The first packet of a connection between two jails.
 fn new_between() -> Vec<Rule> {
-    vec![
-        Rule::new([iifname().lookup(CONNECTIONS), refuse(RefusedPacket::Connections)]),
-        Rule::new([oifname().lookup(CONNECTIONS), refuse(RefusedPacket::Connections)]),
-        Rule::new([goto(BOTH)]),
-    ]
+    vec![Rule::new([iifname().vmap(COUNTED_OUT)]), Rule::new([oifname().vmap(COUNTED_IN)]), Rule::new([goto(BOTH)])]
 }
 
 /// Counts for both jails.
@@ -383,12 +381,14 @@ fn passed() -> Vec<Rule> {
 /// The rules that tenants with the same policy share.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PolicyRules {
-    /// The sets that its chain looks into.
+    /// The name of the chain that decides about the first packet of a connection. The names of all others begin with it.
+    pub name: String,
+    /// The sets that its chains look into.
     pub sets: Vec<Set>,
     /// Their elements.
     pub elements: Elements,
-    /// The chain that decides about the first packet of a connection.
-    pub chain: Chain,
+    /// Its chains.
+    pub chains: Vec<Chain>,
 }
 
 /// What all chains of policies are called, before a number that follows from their content.
@@ -424,6 +424,7 @@ struct Group {
 /// What the rules of a policy follow from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct PolicyDraft {
+    connections: u32,
     dns: bool,
     smtp: bool,
     groups: Vec<Group>,
@@ -446,13 +447,15 @@ impl PolicyDraft {
             }
         }
         let groups = by_ports.into_iter().map(|(ports, to)| Group::new(ports, to)).filter(|group| !group.to.is_empty());
-        Self { dns: network.ports.contains(&Ports::Dns), smtp: network.smtp, groups: groups.collect() }
+        let dns = network.ports.contains(&Ports::Dns);
+        Self { connections: network.connections, dns, smtp: network.smtp, groups: groups.collect() }
     }
 
     fn rules(self, name: &str) -> PolicyRules {
-        let Self { dns, smtp, groups } = self;
+        let Self { connections, dns, smtp, groups } = self;
         let mut rules = Vec::new();
-        let (mut sets, mut elements) = (Vec::new(), Elements::new());
+        let (open, counting) = counting(name, connections);
+        let (mut sets, mut elements) = (vec![open], Elements::new());
         for number in [UDP, TCP] {
             let to_dns = || [protocol(number), th_dport().eq(Value::Service(DNS))].concat();
             if dns {
@@ -470,8 +473,37 @@ impl PolicyDraft {
             group.add_to(&format!("{name}-{index}"), &mut rules, &mut sets, &mut elements);
         }
         rules.push(Rule::new([refuse(RefusedPacket::NotAllowed)]));
-        PolicyRules { sets, elements, chain: Chain::called(name, rules) }
+        let chains = counting.into_iter().chain([Chain::called(name, rules)]).collect();
+        PolicyRules { name: name.to_owned(), sets, elements, chains }
     }
+}
+
+/// The ends of the names of a policy's set of tenants with open connections, and of the chains that count these.
+const OPEN: &str = "-open";
+const OUT: &str = "-out";
+const IN: &str = "-in";
+
+/// The set of tenants with open connections, and the chains that count a new connection of whoever sends or receives it.
+///
+/// Danger: the kernel forgets an element that counts connections as soon as there are none. So rules make the elements, and the number
+/// is in the rules.
+fn counting(name: &str, most: u32) -> (Set, [Chain; 2]) {
+    let open = format!("{name}{OPEN}");
+    let set = Set::new(&open, &[Field::Ifname]).dynamic().size(MOST_TENANTS).with(connections_over(most));
+    let over = || vec![connections_over(most)];
+    let sends = Rule::new([iifname().add_to(&open, Duration::ZERO, over()), refuse(RefusedPacket::Connections)]);
+    let from_host = iifname().eq(Value::Ifname(ROUTER_LINK));
+    let receives = [
+        Rule::new([from_host, oifname().add_to(&open, Duration::ZERO, over()), drop()]),
+        Rule::new([
+            iifname().ne(Value::Ifname(ROUTER_LINK)),
+            oifname().add_to(&open, Duration::ZERO, over()),
+            refuse(RefusedPacket::Connections),
+        ]),
+    ];
+    let chains =
+        [Chain::called(&format!("{name}{OUT}"), vec![sends]), Chain::called(&format!("{name}{IN}"), receives.into())];
+    (set, chains)
 }
 
 /// The port of resolvers (RFC 1035).
@@ -559,9 +591,11 @@ pub fn tenant(rules: &TenantRules<'_>, policy: &str) -> Elements {
         add(&mut all, set, Element::new(&[link, Value::Ip(address)]));
     }
     add(&mut all, POLICY, Element::new(&[link]).verdict(Verdict::Goto(policy.to_owned())));
-    add(&mut all, CONNECTIONS, Element::new(&[link]).with(connections_over(network.connections)));
-    if let Some(month) = network.month.as_ref().filter(|month| month.then == WhenOver::Stop) {
-        add(&mut all, MONTH, Element::new(&[link]).with(quota_over(month.bytes.0, (*used).min(month.bytes.0))));
+    for (map, end) in [(COUNTED_OUT, OUT), (COUNTED_IN, IN)] {
+        add(&mut all, map, Element::new(&[link]).verdict(Verdict::Jump(format!("{policy}{end}"))));
+    }
+    if let Some(bytes) = volume(network) {
+        add(&mut all, MONTH, month(*number, bytes, *used));
     }
     for published in &network.publish {
         let key = [Value::Protocol(number_of(published.transport)), Value::Service(published.host)];
@@ -583,6 +617,23 @@ pub fn lead_to(elements: &mut Elements, policy: &str) {
     for element in elements.get_mut(POLICY).into_iter().flatten() {
         *element = element.clone().verdict(Verdict::Goto(policy.to_owned()));
     }
+    for (map, end) in [(COUNTED_OUT, OUT), (COUNTED_IN, IN)] {
+        for element in elements.get_mut(map).into_iter().flatten() {
+            *element = element.clone().verdict(Verdict::Jump(format!("{policy}{end}")));
+        }
+    }
+}
+
+/// The volume of a month after which a network stops, in bytes.
+#[must_use]
+pub fn volume(network: &Network) -> Option<u64> {
+    network.month.as_ref().filter(|month| month.then == WhenOver::Stop).map(|month| month.bytes.0)
+}
+
+/// The element that holds the volume of a month, of which some is used.
+#[must_use]
+pub fn month(number: u32, bytes: u64, used: u64) -> Element {
+    Element::new(&[Value::Ifname(&ifname(number))]).with(quota_over(bytes, used.min(bytes)))
 }
 
 /// The elements that count what a tenant sends and receives, from zero.
@@ -641,23 +692,28 @@ mod tests {
         policy(network, &BTreeMap::new())
     }
 
+    /// The chain that decides about the first packet of a connection.
+    fn decides(rules: &PolicyRules) -> &Chain {
+        rules.chains.iter().find(|chain| chain.name == rules.name).expect("it is there")
+    }
+
     fn looks_into(rules: &PolicyRules, set: &str) -> bool {
         let looks = |expression: &Expr| matches!(expression, Expr::Lookup { set: other, .. } if other == set);
-        rules.chain.rules.iter().flat_map(|rule| &rule.expressions).any(looks)
+        decides(rules).rules.iter().flat_map(|rule| &rule.expressions).any(looks)
     }
 
     #[test]
     fn policies_that_say_the_same_share_their_rules() {
         let one = network(&["192.0.2.0/25", "192.0.2.128/25", "9.9.9.9"], &["tcp/80-443", "tcp/100"]);
         let same = network(&["9.9.9.9", "192.0.2.0/24"], &["tcp/80-443"]);
-        assert_eq!(rules(&one).chain.name, rules(&same).chain.name);
+        assert_eq!(rules(&one).name, rules(&same).name);
         assert_eq!(rules(&one), rules(&same));
         for other in [network(&["9.9.9.9"], &["tcp/80-443"]), network(&["9.9.9.9", "192.0.2.0/24"], &["udp/80-443"])] {
-            assert_ne!(rules(&one).chain.name, rules(&other).chain.name);
+            assert_ne!(rules(&one).name, rules(&other).name);
         }
         let mail = Network { smtp: true, ..one.clone() };
-        assert_ne!(rules(&one).chain.name, rules(&mail).chain.name);
-        assert!(is_of_policy(&rules(&one).chain.name) && !is_of_policy(OUTBOUND));
+        assert_ne!(rules(&one).name, rules(&mail).name);
+        assert!(is_of_policy(&rules(&one).name) && !is_of_policy(OUTBOUND));
     }
 
     #[test]
@@ -675,13 +731,13 @@ mod tests {
                 rule.expressions.iter().any(is_one)
             };
             let is_pass = |rule: &&Rule| rule.expressions.last() == Some(&passes) && !looks(rule, &resolvers);
-            let first = rules.chain.rules.iter().position(|rule| is_pass(&rule)).expect("something is allowed");
+            let first = decides(&rules).rules.iter().position(|rule| is_pass(&rule)).expect("something is allowed");
             for set in [BLOCKED_V4, BLOCKED_V6] {
-                let place = rules.chain.rules.iter().position(|rule| looks(rule, &[set]));
+                let place = decides(&rules).rules.iter().position(|rule| looks(rule, &[set]));
                 assert!(place.is_some_and(|place| place < first), "{set}");
             }
             assert_eq!(looks_into(&rules, SMTP), mail);
-            let last = rules.chain.rules.last().and_then(|rule| rule.expressions.last());
+            let last = decides(&rules).rules.last().and_then(|rule| rule.expressions.last());
             assert_eq!(last, Some(&Expr::Verdict(Verdict::Goto(refuse_chain(RefusedPacket::NotAllowed)))));
         }
     }
@@ -693,7 +749,7 @@ mod tests {
         let refused = Expr::Verdict(Verdict::Goto(refuse_chain(RefusedPacket::Dns)));
         for network in [without, with] {
             let refuses =
-                rules(&network).chain.rules.iter().filter(|rule| rule.expressions.last() == Some(&refused)).count();
+                decides(&rules(&network)).rules.iter().filter(|rule| rule.expressions.last() == Some(&refused)).count();
             assert_eq!(refuses, 2, "UDP and TCP");
         }
     }
@@ -704,7 +760,7 @@ mod tests {
         let network = network(&["api.example"], &["tcp/443"]);
         let passes = |rules: &PolicyRules| {
             let passes = Expr::Verdict(Verdict::Goto(PASSED.to_owned()));
-            rules.chain.rules.iter().filter(|rule| rule.expressions.last() == Some(&passes)).count()
+            decides(rules).rules.iter().filter(|rule| rule.expressions.last() == Some(&passes)).count()
         };
         assert_eq!(passes(&rules(&network)), 0);
         let names = BTreeMap::from([(name, vec!["192.0.2.1".parse().expect("an address")])]);
@@ -719,7 +775,7 @@ mod tests {
         let of = |network: &Network| {
             tenant(&TenantRules { number: 7, addresses, network, links: Vec::new(), used: 0 }, "policy-x")
         };
-        assert_eq!(of(&network).values().map(Vec::len).sum::<usize>(), 4);
+        assert_eq!(of(&network).values().map(Vec::len).sum::<usize>(), 5);
         assert_eq!(of(&Network::default()), Elements::new());
         let counters = counters(7);
         let keys: Vec<_> = counters[SENT].iter().filter_map(|element| parse_key(&element.key)).collect();

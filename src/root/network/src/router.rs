@@ -352,7 +352,7 @@ impl Router {
         let jail =
             fds.pop().ok_or_else(|| Failure::of(ExitStatus::Invalid, "no network namespace came with the request"))?;
         self.follow_host().map_err(|error| failed(name, "connect", &error))?;
-        let desired = self.desired(name, number)?.ok_or_else(|| no_network(name))?;
+        let desired = self.desired_now(name, number)?;
         let connected = self.make_connection(name, desired, &jail);
         if let Err(error) = &connected
             && let RouterError::Link(source) = error
@@ -386,11 +386,22 @@ impl Router {
         self.link_peers(name)
     }
 
+    /// What the policy of today says of a tenant that has a network, with what it has used of its volume up to now.
+    fn desired_now(&mut self, name: &TenantName, number: u32) -> Result<Desired, Failure> {
+        let desired = self.desired(name, number)?.ok_or_else(|| no_network(name))?;
+        if desired.volume().is_none() {
+            return Ok(desired);
+        }
+        let differences = self.count().map_err(|error| failed(name, "count for", &error))?;
+        self.found.note(differences, SystemTime::now());
+        self.desired(name, number)?.ok_or_else(|| no_network(name))
+    }
+
     /// Puts the policy of today in force for a jail that runs.
     fn update(&mut self, name: &TenantName) -> Result<NetReply, Failure> {
         let number = self.tenants.get(name).map(|desired| desired.number).ok_or_else(|| no_network(name))?;
         self.follow_host().map_err(|error| failed(name, "change the network of", &error))?;
-        let desired = self.desired(name, number)?.ok_or_else(|| no_network(name))?;
+        let desired = self.desired_now(name, number)?;
         if self.tenants.get(name).is_some_and(|old| old.is_as(&desired)) {
             return Ok(NetReply::Unchanged);
         }

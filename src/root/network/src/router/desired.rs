@@ -18,7 +18,7 @@ pub(super) struct Desired {
     /// The number of its range of ids.
     pub(super) number: u32,
     pub(super) addresses: Addresses,
-    /// The chain that decides for it, and for all with the same policy.
+    /// The chains that decide for it, and for all with the same policy.
     pub(super) policy: PolicyRules,
     /// Its elements of all sets.
     pub(super) elements: Elements,
@@ -50,6 +50,11 @@ impl Desired {
 }
 
 impl Desired {
+    /// The bytes of a month after which its network stops.
+    pub(super) fn volume(&self) -> Option<u64> {
+        router::volume(&self.network)
+    }
+
     /// Whether it has a volume of the month.
     pub(super) fn has_volume(&self) -> bool {
         self.network.month.is_some()
@@ -72,7 +77,7 @@ impl Desired {
     pub(super) fn with_names(&self, names: &BTreeMap<DomainName, Vec<IpAddr>>) -> Self {
         let policy = router::policy(&self.network, names);
         let mut elements = self.elements.clone();
-        router::lead_to(&mut elements, &policy.chain.name);
+        router::lead_to(&mut elements, &policy.name);
         Self { policy, elements, ..self.clone() }
     }
 
@@ -126,7 +131,7 @@ impl Router {
         let links = links.collect();
         let used = self.usage.used(name);
         let rules = TenantRules { number, addresses, network, links, used };
-        let mut elements = router::tenant(&rules, &policy.chain.name);
+        let mut elements = router::tenant(&rules, &policy.name);
         let month = network.month.as_ref();
         let (up, down) = (held(rate(network.up), month, used), held(rate(network.down), month, used));
         if (up.is_some() || may_be_shaped(network.month.as_ref()))

@@ -25,7 +25,7 @@ impl Router {
     /// Puts the rules of a tenant in force, in place of its last ones.
     pub(super) fn put_in_force(&mut self, name: &TenantName, desired: &Desired) -> Result<(), RouterError> {
         let old = self.tenants.get(name).map(|old| old.elements.clone()).unwrap_or_default();
-        let is_there = self.tenants.values().any(|other| other.policy.chain.name == desired.policy.chain.name);
+        let is_there = self.tenants.values().any(|other| other.policy.name == desired.policy.name);
         let policy = (!is_there).then_some(&desired.policy);
         let sets = sets_of(&self.settings);
         self.commit(|batch| {
@@ -34,8 +34,10 @@ impl Router {
                     batch.add_set(TABLE, set);
                     batch.add_elements(TABLE, set, policy.elements.get(&set.name).into_iter().flatten());
                 }
-                batch.add_chain(TABLE, &policy.chain);
-                batch.replace_rules(TABLE, &policy.chain.name, &policy.chain.rules);
+                for chain in &policy.chains {
+                    batch.add_chain(TABLE, chain);
+                    batch.replace_rules(TABLE, &chain.name, &chain.rules);
+                }
             }
             change(batch, &sets, &old, &desired.elements);
             // Those that are there go on counting.
@@ -78,13 +80,15 @@ impl Router {
 
     /// Removes the chain of a policy, if no tenant has it any more.
     pub(super) fn remove_policy_of(&mut self, old: &Desired) -> Result<(), RouterError> {
-        let chain = &old.policy.chain.name;
-        if self.tenants.values().any(|desired| desired.policy.chain.name == *chain) {
+        let name = &old.policy.name;
+        if self.tenants.values().any(|desired| desired.policy.name == *name) {
             return Ok(());
         }
         self.commit(|batch| {
-            batch.flush_chain(TABLE, chain);
-            batch.delete_chain(TABLE, chain);
+            for chain in old.policy.chains.iter().rev() {
+                batch.flush_chain(TABLE, &chain.name);
+                batch.delete_chain(TABLE, &chain.name);
+            }
             for set in &old.policy.sets {
                 batch.delete_set(TABLE, &set.name);
             }
@@ -129,6 +133,11 @@ impl Router {
 
     /// Compares everything in the kernel with what should be there, and puts it right; returns what differed.
     pub(super) fn compare(&mut self) -> Result<Vec<Difference>, RouterError> {
+        match self.count() {
+            // There are no rules, and so no counts.
+            Err(RouterError::Netlink(error)) if error.errno() == Some(NO_ENTRY) => {}
+            counted => self.found.note(counted?, SystemTime::now()),
+        }
         let wanted = self.wanted_table();
         let dump = self.nft.table(TABLE, MOST_RULES)?;
         let found = match dump {
@@ -145,10 +154,10 @@ impl Router {
     fn wanted_table(&self) -> Table {
         let mut table = router::table(&self.settings);
         let policies: BTreeMap<_, _> =
-            self.tenants.values().map(|desired| (&desired.policy.chain.name, &desired.policy)).collect();
+            self.tenants.values().map(|desired| (&desired.policy.name, &desired.policy)).collect();
         for policy in policies.into_values() {
             table.sets.extend(policy.sets.iter().cloned());
-            table.chains.push(policy.chain.clone());
+            table.chains.extend(policy.chains.iter().cloned());
         }
         table
     }
@@ -157,13 +166,18 @@ impl Router {
     fn wanted_elements(&self) -> Elements {
         let mut all = router::common(&self.settings);
         let policies: BTreeMap<_, _> =
-            self.tenants.values().map(|desired| (&desired.policy.chain.name, &desired.policy)).collect();
+            self.tenants.values().map(|desired| (&desired.policy.name, &desired.policy)).collect();
         let of_policies = policies.into_values().map(|policy| &policy.elements);
         for elements in of_policies.chain(self.tenants.values().map(|desired| &desired.elements)) {
             for (set, elements) in elements {
                 all.entry(set.clone()).or_default().extend(elements.iter().cloned());
             }
         }
+        // What was used since a tenant was connected is used also when its volume is put back.
+        let months = self.tenants.iter().filter_map(|(name, desired)| {
+            desired.volume().map(|bytes| router::month(desired.number, bytes, self.usage.used(name)))
+        });
+        all.insert(MONTH.to_owned(), months.collect());
         all
     }
 
