@@ -239,8 +239,7 @@ fn chains(settings: &RouterSettings) -> Vec<Chain> {
         Chain::base("source", base(ChainKind::Filter, Hook::Prerouting, -300, Policy::Drop), source(settings.pools)),
         Chain::base("publish", base(ChainKind::Nat, Hook::Prerouting, -100, Policy::Accept), publish(settings.pools)),
         Chain::base("forward", base(ChainKind::Filter, Hook::Forward, 0, Policy::Drop), forward()),
-        // Nothing is for the router itself.
-        Chain::base("input", base(ChainKind::Filter, Hook::Input, 0, Policy::Drop), Vec::new()),
+        Chain::base("input", base(ChainKind::Filter, Hook::Input, 0, Policy::Drop), input()),
     ];
     // A chain must be there before a rule leads to it.
     all.splice(0..0, RefusedPacket::ALL.iter().map(|reason| refusing(*reason)));
@@ -257,7 +256,8 @@ fn refusing(reason: RefusedPacket) -> Chain {
     match reason {
         // Who sends these is told nothing: no honest program does.
         RefusedPacket::Spoofed | RefusedPacket::Invalid => rules.push(Rule::new([drop()])),
-        // A reset ends a connection of TCP at once. An ICMP message would be ignored while its socket is busy with the first packet.
+        // A program that connects takes a reset at any time. It takes the other answer only while the kernel does not happen to hold
+        // its socket, and then waits a second for the next one.
         _ => rules.extend([
             Rule::new([protocol(TCP), reject(Rejection::TcpReset)]),
             Rule::new([reject(Rejection::PROHIBITED)]),
@@ -323,6 +323,11 @@ fn forward() -> Vec<Rule> {
         Rule::new([oifname().eq(Value::Ifname(ROUTER_LINK)), goto(OUTBOUND)]),
         Rule::new([goto(BETWEEN)]),
     ]
+}
+
+/// Nothing is for the router itself. A jail that tries hears so, and is counted.
+fn input() -> Vec<Rule> {
+    vec![Rule::new([iifname().ne(Value::Ifname(ROUTER_LINK)), refuse(RefusedPacket::Blocked)])]
 }
 
 /// From a jail to the host and beyond.

@@ -24,6 +24,9 @@ const ROUTER_IPV4: &[(&str, &str)] = &[
     ("ip_forward", "1"),
     // Answers of the router itself (refusals, "packet too big") take the route of what they answer.
     ("fwmark_reflect", "1"),
+    // Whoever is refused hears of each packet: the kernel's limits would make the seventh connection wait in vain, and older
+    // kernels share one of them with the host. The answer goes to the jail that sent the packet, and to nobody else.
+    ("icmp_ratemask", "0"),
     // Its rules compare each source address with that of its link. This check would not see the mark.
     ("conf/all/rp_filter", "0"),
     ("conf/default/rp_filter", "0"),
@@ -39,6 +42,7 @@ const ROUTER_IPV6: &[(&str, &str)] = &[
     ("conf/all/forwarding", "1"),
     ("conf/default/forwarding", "1"),
     ("fwmark_reflect", "1"),
+    ("icmp/ratelimit", "0"),
     ("conf/all/accept_ra", "0"),
     ("conf/default/accept_ra", "0"),
     ("conf/all/accept_redirects", "0"),
