@@ -844,7 +844,7 @@ mod tests {
 
     #[test]
     fn expressions_of_a_rule_that_its_set_has_too_make_no_difference() {
-        let add = |set: &str| crate::nft::terms::iifname().add_to(set, std::time::Duration::ZERO, vec![counted(0, 0)]);
+        let add = |set: &str| crate::nft::terms::iifname().add_to(set, Duration::ZERO, vec![counted(0, 0)]);
         let table = |expressions: &dyn Fn(&mut Rule)| {
             let mut rule = Rule::new([add("counts")]);
             expressions(&mut rule);
