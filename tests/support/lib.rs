@@ -7,6 +7,7 @@ pub mod network;
 mod pool;
 mod ssh;
 pub mod web;
+pub mod wire;
 
 pub use pool::Pool;
 
@@ -98,6 +99,8 @@ pub struct Host {
     ids: Ids,
     running: Option<Child>,
     programs: PathBuf,
+    /// What starts the programs: a program with its arguments, or nothing.
+    through: Vec<String>,
 }
 
 impl Host {
@@ -124,7 +127,7 @@ impl Host {
         let dir = tempfile::tempdir_in(folder).expect("a temporary directory");
         // All users may connect to the control socket, so they must be able to traverse the directory.
         fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
-        let host = Self { dir, ids: Ids::claim(slots), running: None, programs: stage() };
+        let host = Self { dir, ids: Ids::claim(slots), running: None, programs: stage(), through: Vec::new() };
         host.write("etc/bailiwick.toml", &host.default_config(""));
         for profile in ["web", "shell", "system"] {
             let plan = format!("profile = \"{profile}\"\n[limits]\nmemory = \"128M\"\ntasks = 64\n");
@@ -180,10 +183,31 @@ impl Host {
         self.ids.first..self.ids.first + u32::try_from(self.ids.claims.len()).expect("some") * 16 * 65_536
     }
 
+    /// Starts all programs through another one, which must become each of them.
+    pub(crate) fn run_through(&mut self, through: &[String]) {
+        self.through = through.to_vec();
+    }
+
+    /// A program of this host with its configuration, ready to run.
+    #[must_use]
+    pub fn program_command(&self, program: &str) -> Command {
+        let program = self.programs.join(program);
+        let mut command = match self.through.split_first() {
+            Some((first, rest)) => {
+                let mut command = Command::new(first);
+                command.args(rest).arg(program);
+                command
+            }
+            None => Command::new(program),
+        };
+        command.args(["--config".as_ref(), self.path("etc").as_os_str()]);
+        command
+    }
+
     fn spawn(&mut self, program: &str, arguments: &[&str]) {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.path("log")).expect("a log file");
-        let child = Command::new(self.programs.join(program))
-            .args(["--config".as_ref(), self.path("etc").as_os_str()])
+        let child = self
+            .program_command(program)
             .args(arguments)
             .env("BAILIWICK_FAILPOINT", self.path("failpoint"))
             .stdin(Stdio::null())

@@ -1,0 +1,88 @@
+//! Rates, numbers of connections, and the volume of a month.
+
+use crate::{assert_refused, outside, outside_v6};
+use bailiwick_tests::wire::{Talk, Wire};
+use std::time::Instant;
+
+/// The bytes a second that come back over a connection, as a share of 1 MiB.
+fn rate_of(talk: &mut Talk) -> f64 {
+    const BYTES: u32 = 1 << 20;
+    let begin = Instant::now();
+    talk.echo(usize::try_from(BYTES).expect("small")).expect("goes on");
+    f64::from(BYTES) / begin.elapsed().as_secs_f64() / f64::from(1 << 20)
+}
+
+/// A busy machine may be slow at any time, but it is never faster than the rate.
+const TRIES: usize = 20;
+
+#[test]
+fn a_rate_holds_in_its_direction_and_for_its_tenant_only() {
+    let wire = Wire::running(&[("alice", "down = \"1M\""), ("bob", "up = \"1M\""), ("carol", "")]);
+    for (tenant, to) in [("alice", outside(80)), ("bob", outside_v6(80))] {
+        let mut talk = Talk::open(&wire.jail(tenant), to).expect("connects");
+        // What passes at once is over by then.
+        talk.echo(200_000).expect("goes on");
+        let is_reached = (0..TRIES).any(|_| {
+            let rate = rate_of(&mut talk);
+            assert!(rate < 1.3, "{tenant}: {rate:.2} of the rate");
+            rate > 0.5
+        });
+        assert!(is_reached, "{tenant}: less than half of the rate");
+    }
+    let mut talk = Talk::open(&wire.jail("carol"), outside(80)).expect("connects");
+    assert!((0..TRIES).any(|_| rate_of(&mut talk) > 1.3), "carol has no rate");
+}
+
+#[test]
+fn a_tenant_with_all_its_connections_gets_no_more_and_others_do() {
+    let wire = Wire::running(&[("alice", "connections = 16"), ("bob", "connections = 16")]);
+    let (alice, bob) = (wire.jail("alice"), wire.jail("bob"));
+    // The kernel forgets elements that count no connection, such as this one, about once a second.
+    let counter = "nft -f - <<'RULES'
+table inet open {
+    set idle {
+        typeof iifname
+        flags dynamic
+        size 9
+        ct count over 1
+        elements = { \"lo\" ct count over 1 }
+    }
+}
+RULES";
+    wire.outside.ok(counter);
+    let begin = Instant::now();
+    while wire.outside.ok("nft list set inet open idle").contains("lo") && begin.elapsed().as_secs() < 5 {}
+    let mut open: Vec<_> = (0..16).map(|_| Talk::open(&alice, outside(80)).expect("connects")).collect();
+    for to in [outside(80), outside_v6(80)] {
+        assert_refused(Talk::open(&alice, to), to);
+    }
+    Talk::open(&bob, outside(80)).expect("a neighbour connects");
+    open.iter_mut().for_each(|talk| talk.echo(100).expect("open ones go on"));
+}
+
+#[test]
+fn nothing_passes_when_the_volume_of_the_month_is_used_up() {
+    let mut wire = Wire::running(&[("alice", "month = { bytes = \"1M\", then = \"stop\" }"), ("bob", "")]);
+    let (alice, bob) = (wire.jail("alice"), wire.jail("bob"));
+    let mut open = [outside(80), outside_v6(80)].map(|to| Talk::open(&alice, to).expect("connects"));
+    let before = wire.counted();
+    open[0].echo(300_000).expect("600 kB of 1 MB");
+    assert!(open[0].echo(4 << 20).is_err(), "it stops");
+    let passed = wire.counted().arrived.0 - before.arrived.0 + wire.counted().left.0 - before.left.0;
+    assert!((600_000..1_300_000).contains(&passed), "{passed} bytes on the wire");
+    assert!(open[1].echo(100).is_err(), "every connection stops");
+    for to in [outside(80), outside_v6(80)] {
+        assert_refused(Talk::open(&alice, to), to);
+    }
+    // A restart of anything brings no new volume.
+    wire.kill_network();
+    wire.start_network();
+    assert_refused(Talk::open(&alice, outside(80)), "after a restart of bailiwick-net");
+    wire.host.ok(&["restart", "alice"]);
+    assert_refused(Talk::open(&wire.jail("alice"), outside(80)), "after a restart of the jail");
+    Talk::open(&bob, outside(80)).expect("a neighbour goes on").echo(4 << 20).expect("goes on");
+    // The operator gives more.
+    wire.declare("alice", "month = { bytes = \"8M\", then = \"stop\" }");
+    assert_eq!(wire.update("alice"), bailiwick_proto::NetReply::Done);
+    Talk::open(&wire.jail("alice"), outside(80)).expect("connects again");
+}
