@@ -18,7 +18,7 @@ fn without_bailiwick_net_only_tenants_without_a_network_start() {
     let mut wire = Wire::new();
     wire.declare("alice", "");
     wire.host.declare("bob", "web");
-    wire.host.start();
+    wire.host.start_without_network();
     let output = wire.host.cli(&["apply"]);
     let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     assert_ne!(output.status.code(), Some(0), "{text}");

@@ -296,6 +296,12 @@ impl Host {
         self.wait_for("run/control/bailiwick.sock");
     }
 
+    /// Starts the service, but for what connects jails to the network.
+    pub fn start_without_network(&mut self) {
+        self.spawn("bailiwickd", &["--standalone", "--without-network"]);
+        self.wait_for("run/control/bailiwick.sock");
+    }
+
     /// Starts the service with a limit of open descriptors for each program.
     pub fn start_with_descriptors(&mut self, most: u32) {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.path("log")).expect("a log file");

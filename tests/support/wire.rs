@@ -177,7 +177,7 @@ impl Wire {
             self.declare(tenant, network);
         }
         self.start_network();
-        self.host.start();
+        self.host.start_without_network();
         self.host.ok(&["apply"]);
     }
 

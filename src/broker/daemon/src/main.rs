@@ -21,6 +21,24 @@ struct Arguments {
     /// Start the warden too, and drop root: the whole service without systemd.
     #[arg(long)]
     standalone: bool,
+    /// With --standalone: leave bailiwick-net and the link to the host to somebody else.
+    #[arg(long, requires = "standalone")]
+    without_network: bool,
+}
+
+/// Who starts what connects jails to the network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Networks {
+    /// This program, when somebody has a network.
+    Own,
+    /// Somebody else.
+    Others,
+}
+
+impl From<&Arguments> for Networks {
+    fn from(arguments: &Arguments) -> Self {
+        if arguments.without_network { Self::Others } else { Self::Own }
+    }
 }
 
 /// Why the program ended.
@@ -52,7 +70,11 @@ fn main() -> ExitCode {
     if let Err(error) = bailiwick_sys::signal::unblock_all() {
         tracing::warn!("cannot unblock signals, ignoring: {error}");
     }
-    let ended = if arguments.standalone { supervisor::run(&arguments.config) } else { service::run(&arguments.config) };
+    let ended = if arguments.standalone {
+        supervisor::run(&arguments.config, Networks::from(&arguments))
+    } else {
+        service::run(&arguments.config)
+    };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(ended) => {

@@ -7,8 +7,8 @@
 
 mod network;
 
-use crate::Ended;
 use crate::fd_store::FdStore;
+use crate::{Ended, Networks};
 use bailiwick_proto::{CONTROL_SOCKET, WARDEN_SOCKET};
 use bailiwick_sys::signal::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, Signals};
 use bailiwick_sys::stream::{self, Interest};
@@ -175,7 +175,7 @@ fn pause_after(short_lives: u32) -> Duration {
 }
 
 /// Runs until a signal tells it to end, or until one of the programs cannot work.
-pub(crate) fn run(config: &Path) -> Result<(), Ended> {
+pub(crate) fn run(config: &Path, networks: Networks) -> Result<(), Ended> {
     if !rustix::process::geteuid().is_root() {
         return Err(Ended::new(ExitStatus::Refused, "--standalone starts the warden and must be run as root"));
     }
@@ -199,7 +199,7 @@ pub(crate) fn run(config: &Path) -> Result<(), Ended> {
         command.arg("--config").arg(&warden_config).env_clear();
         command
     });
-    let mut network = Network::new(bailiwick_observe::program("bailiwick-net"), &config, &host);
+    let mut network = Network::new(bailiwick_observe::program("bailiwick-net"), &config, &host, networks);
     // Filled when the warden has made the runtime directory.
     let store = Rc::new(RefCell::new(None::<FdStore>));
     let kept = Rc::clone(&store);

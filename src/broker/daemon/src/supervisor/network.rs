@@ -12,6 +12,7 @@
 //! Danger: nothing that fails here may end or restart the other two programs. It is told once, and tried again.
 
 use super::{END_TIME, LOOK_TIME, Program, pause_after};
+use crate::Networks;
 use bailiwick_observe::network::has_router;
 use bailiwick_policy::{Host, Store};
 use bailiwick_proto::{JAILS, NET_SOCKET};
@@ -39,6 +40,8 @@ enum Demand {
     Nobody(Option<u64>),
     /// Somebody.
     Somebody,
+    /// Somebody else starts it.
+    Elsewhere,
 }
 
 /// A run of `--uplink`.
@@ -68,7 +71,7 @@ pub(super) struct Network {
 
 impl Network {
     /// `bailiwick_net` is the program. Nothing is started yet.
-    pub(super) fn new(bailiwick_net: PathBuf, config: &Path, host: &Host) -> Self {
+    pub(super) fn new(bailiwick_net: PathBuf, config: &Path, host: &Host, networks: Networks) -> Self {
         let now = Instant::now();
         let command = command(&bailiwick_net, config);
         let program = Program::new("bailiwick-net", host.runtime_dir.join(NET_SOCKET), ANSWER_TIME, command);
@@ -77,7 +80,7 @@ impl Network {
             config: config.to_owned(),
             store: Store::new(config),
             host: host.clone(),
-            demand: Demand::Nobody(None),
+            demand: if networks == Networks::Own { Demand::Nobody(None) } else { Demand::Elsewhere },
             next_look: now,
             next_uplink: now,
             run: None,
@@ -121,7 +124,7 @@ impl Network {
     /// Looks at the policy, at the last run of `--uplink`, and at `bailiwick-net`; does what comes next.
     pub(super) fn look(&mut self) {
         let now = Instant::now();
-        if self.demand != Demand::Somebody && now >= self.next_look {
+        if matches!(self.demand, Demand::Nobody(_)) && now >= self.next_look {
             self.next_look = now + LOOK_TIME;
             self.demand = self.read_demand();
         }
@@ -279,7 +282,7 @@ mod tests {
             fs::write(path("net"), script).expect("writes");
             fs::set_permissions(path("net"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
             let (host, _) = Store::new(&path("etc")).host().expect("a policy");
-            Self { network: Network::new(path("net"), &path("etc"), &host), temp }
+            Self { network: Network::new(path("net"), &path("etc"), &host, Networks::Own), temp }
         }
 
         fn calls(&self) -> Vec<String> {
