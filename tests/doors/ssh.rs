@@ -854,6 +854,9 @@ fn a_replaced_sftp_server_can_only_read() {
         return;
     }
     let host = host(READABLE);
+    // With the most rights that a jail can have.
+    host.write("etc/tenants.d/system.toml", &format!("plan = \"system\"\nnesting = true\n{READABLE}"));
+    host.ok(&["apply"]);
     let server = r#"#!/bin/bash -p
 exec 2>&1
 echo here as $(id -u)
