@@ -24,6 +24,11 @@ pub(crate) struct Jails<'a> {
 }
 
 impl<'a> Jails<'a> {
+    /// The jails of a host whose tenants have run before.
+    pub(crate) fn of(host: &'a Host) -> Self {
+        Self { host }
+    }
+
     /// Starts every tenant once, so that its storage exists, and copies the static program into it.
     pub(crate) fn new(host: &'a Host, payload: &Path) -> Self {
         let jails = Self { host };

@@ -10,6 +10,7 @@ mod doors;
 mod floor;
 mod jails;
 mod machine;
+mod network;
 mod peers;
 mod report;
 mod rounds;
@@ -19,13 +20,13 @@ use bailiwick_types::ExitStatus;
 use jails::Jails;
 use machine::Machine;
 use peers::Peers;
-use report::{Report, Table};
+use report::{Report, Table, Unit};
 use rounds::{Subject, interleave};
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
-const USAGE: &str = "usage: bailiwick-bench [--rounds N] [--json]\n";
+const USAGE: &str = "usage: bailiwick-bench [--rounds N] [--json] [network [--tenants N]]\n";
 /// Number of jails that are started at once. A host of the tests has ids for 16 tenants.
 const MANY: usize = 10;
 /// A jail that always runs: without one, each start would create the shared parts and each stop remove them.
@@ -34,8 +35,17 @@ const NEIGHBOUR: &str = "neighbour";
 /// The parsed arguments.
 #[derive(Debug)]
 enum Wanted {
-    Measure { rounds: usize, form: Form },
+    Measure { what: What, rounds: usize, form: Form },
     Floor { root: String, program: String, first_id: u32 },
+}
+
+/// What is measured.
+#[derive(Debug, Clone, Copy)]
+enum What {
+    /// Making, entering and keeping jails.
+    Jails,
+    /// Their network, on a host with so many tenants.
+    Network { tenants: usize },
 }
 
 /// The output format.
@@ -58,8 +68,13 @@ fn main() -> ExitCode {
                 ExitStatus::Failed.into()
             }
         },
-        Some(Wanted::Measure { rounds, form }) => {
-            let report = measure(rounds);
+        Some(Wanted::Measure { what, rounds, form }) => {
+            let report = match what {
+                What::Jails => measure(rounds),
+                What::Network { tenants } => {
+                    Report { machine: Machine::here(), rounds, tables: network::measure(tenants, rounds), memory: None }
+                }
+            };
             let text = match form {
                 Form::Markdown => report.markdown(),
                 Form::Json => report.json(),
@@ -73,7 +88,7 @@ fn main() -> ExitCode {
 }
 
 fn arguments() -> Option<Wanted> {
-    let (mut rounds, mut form) = (200, Form::Markdown);
+    let (mut what, mut rounds, mut form) = (What::Jails, 200, Form::Markdown);
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
@@ -83,10 +98,15 @@ fn arguments() -> Option<Wanted> {
             }
             "--rounds" => rounds = arguments.next()?.parse().ok().filter(|rounds| *rounds > 0)?,
             "--json" => form = Form::Json,
+            "network" => what = What::Network { tenants: 1000 },
+            "--tenants" => match &mut what {
+                What::Network { tenants } => *tenants = arguments.next()?.parse().ok()?,
+                What::Jails => return None,
+            },
             _ => return None,
         }
     }
-    Some(Wanted::Measure { rounds, form })
+    Some(Wanted::Measure { what, rounds, form })
 }
 
 /// Prints what is being measured.
@@ -141,7 +161,7 @@ fn measure(rounds: usize) -> Report {
         say("doors");
         tables.extend(doors(rounds, &Peers::new(&host), &host));
     }
-    Report { machine: Machine::here(), rounds, tables, memory }
+    Report { machine: Machine::here(), rounds, tables, memory: Some(memory) }
 }
 
 /// The name of one of the tenants that are started at once.
@@ -176,6 +196,7 @@ fn making(rounds: usize, peers: &Peers<'_>, jails: &Jails<'_>) -> Table {
             "`start` is until init runs confined, `stop` until nothing of the jail is left; both through the warden's \
                socket. Rows without `static` run the dynamic `/bin/true`."
                 .to_owned(),
+        unit: Unit::Ms,
         references: vec![0, 1],
         series: interleave(rounds, &mut subjects),
     }
@@ -197,6 +218,7 @@ fn making_many(rounds: usize, peers: &Peers<'_>, jails: &Jails<'_>) -> Table {
             "The warden has one thread and makes one jail after another; every peer is a process of its own for each \
                jail, on all processors."
                 .to_owned(),
+        unit: Unit::Ms,
         references: vec![0, 1],
         series: interleave(rounds, &mut subjects),
     }
@@ -231,6 +253,7 @@ fn entering(
                 "The jail is of profile `web` with every wall up; `nsenter` and this `crun` have no system-call filter \
                    and no Landlock."
                     .to_owned(),
+            unit: Unit::Ms,
             references: vec![0],
             series: interleave(rounds, &mut subjects),
         });
@@ -261,6 +284,7 @@ fn doors(rounds: usize, peers: &Peers<'_>, host: &Host) -> Vec<Table> {
             note: "`bailiwick-shell` as sshd starts it. The jail is of profile `web` with every wall up; the peers have no \
                    system-call filter and no Landlock."
                 .to_owned(),
+            unit: Unit::Ms,
             references: vec![0],
             series: interleave(rounds, &mut subjects),
         });
@@ -270,6 +294,7 @@ fn doors(rounds: usize, peers: &Peers<'_>, host: &Host) -> Vec<Table> {
     tables.push(Table {
         title: "A whole login: `ssh USER@127.0.0.1 true`".to_owned(),
         note: "One sshd, keys of Ed25519. The user of the host gets the host; the tenant gets its jail.".to_owned(),
+        unit: Unit::Ms,
         references: vec![0],
         series: interleave((rounds / 2).max(1), &mut subjects),
     });

@@ -5,11 +5,37 @@ use crate::rounds::Series;
 use serde_json::{Value, json};
 use std::fmt::Write;
 
+/// The unit of the times of a table.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Unit {
+    /// Milliseconds.
+    Ms,
+    /// Microseconds.
+    Us,
+}
+
+impl Unit {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Ms => "ms",
+            Self::Us => "us",
+        }
+    }
+
+    fn per(self, microseconds: f64) -> f64 {
+        match self {
+            Self::Ms => microseconds / 1e3,
+            Self::Us => microseconds,
+        }
+    }
+}
+
 /// Series that belong together.
 #[derive(Debug)]
 pub(crate) struct Table {
     pub(crate) title: String,
     pub(crate) note: String,
+    pub(crate) unit: Unit,
     /// Indices of the series that the others are compared with.
     pub(crate) references: Vec<usize>,
     pub(crate) series: Vec<Series>,
@@ -21,7 +47,8 @@ pub(crate) struct Report {
     pub(crate) machine: Machine,
     pub(crate) rounds: usize,
     pub(crate) tables: Vec<Table>,
-    pub(crate) memory: Memory,
+    /// That of idle jails, if it was measured.
+    pub(crate) memory: Option<Memory>,
 }
 
 impl Report {
@@ -42,7 +69,7 @@ impl Report {
         for table in &self.tables {
             text.push_str(&table.markdown());
         }
-        let memory = &self.memory;
+        let Some(memory) = &self.memory else { return text };
         line(&mut text, "\n## An idle jail\n\n| | KiB |\n|---|--:|");
         line(&mut text, &format!("| init, the only jail (Pss) | {} |", memory.init_alone));
         line(&mut text, &format!("| init, one of {} jails (Pss) | {} |", memory.jails, memory.init_shared));
@@ -53,7 +80,12 @@ impl Report {
 
     pub(crate) fn json(&self) -> String {
         let machine = &self.machine;
-        let memory = &self.memory;
+        let memory = self.memory.as_ref().map(|memory| {
+            json!({
+                "init_alone": memory.init_alone, "init_shared": memory.init_shared, "init_private": memory.init_private,
+                "kernel": memory.kernel, "jails": memory.jails,
+            })
+        });
         let value = json!({
             "machine": {
                 "processor": machine.processor, "processors": machine.processors, "memory_mib": machine.memory_mib,
@@ -62,10 +94,7 @@ impl Report {
             "date": machine.date,
             "rounds": self.rounds,
             "tables": self.tables.iter().map(Table::json).collect::<Vec<Value>>(),
-            "idle_kib": {
-                "init_alone": memory.init_alone, "init_shared": memory.init_shared, "init_private": memory.init_private,
-                "kernel": memory.kernel, "jails": memory.jails,
-            },
+            "idle_kib": memory,
         });
         format!("{value:#}\n")
     }
@@ -77,7 +106,8 @@ impl Table {
         line(&mut text, &format!("\n## {}\n\n{}\n", self.title, self.note));
         let references: Vec<&Series> = self.references.iter().map(|index| &self.series[*index]).collect();
         let heads: String = references.iter().map(|reference| format!(" ÷ {} |", reference.name)).collect();
-        line(&mut text, &format!("| | median ms | p95 ms |{heads} above {} ms |", references[0].name));
+        let unit = self.unit.name();
+        line(&mut text, &format!("| | median {unit} | p95 {unit} |{heads} above {} {unit} |", references[0].name));
         line(&mut text, &format!("|---|--:|--:|{}--:|", "--:|".repeat(references.len())));
         for series in &self.series {
             let ratios: String =
@@ -90,9 +120,9 @@ impl Table {
             let row = format!(
                 "| {} | {:.2} | {:.2} |{ratios} {:.2} |",
                 series.name,
-                series.quantile(0.5) / 1e3,
-                series.quantile(0.95) / 1e3,
-                series.above(references[0]) / 1e3,
+                self.unit.per(series.quantile(0.5)),
+                self.unit.per(series.quantile(0.95)),
+                self.unit.per(series.above(references[0])),
             );
             line(&mut text, &row);
         }

@@ -131,6 +131,7 @@ impl Series {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::{Table, Unit};
 
     #[test]
     fn every_round_has_every_subject_once_and_the_first_changes() {
@@ -160,7 +161,7 @@ mod tests {
             assert_eq!((series[index].times.len(), series[index].failure.as_deref()), (0, Some(why)));
         }
         let report =
-            crate::report::Table { title: "a table".to_owned(), note: String::new(), references: vec![0], series };
+            Table { title: "a table".to_owned(), note: String::new(), unit: Unit::Ms, references: vec![0], series };
         assert!(report.markdown().contains("| never | failed: it is not there |"), "{}", report.markdown());
         assert_eq!(report.json()["rows"][1]["failure"], "it is not there");
         assert!(report.json()["rows"][0]["failure"].is_null() && report.json()["rows"][0]["rounds"] == 4);

@@ -19,7 +19,11 @@ pub struct Space {
 
 impl Space {
     /// A new network namespace, with a mount namespace.
-    pub(super) fn new() -> Self {
+    ///
+    /// # Panics
+    /// When there is no `unshare`.
+    #[must_use]
+    pub fn new() -> Self {
         let holder = Command::new("unshare")
             .args(["--net", "--mount", "--propagation", "private", "--", "sh", "-c", "echo && exec cat"])
             .stdin(Stdio::piped())
@@ -105,7 +109,11 @@ impl Space {
         self.ok_with(line, &[])
     }
 
-    pub(super) fn ok_with(&self, line: &str, arguments: &[&str]) -> String {
+    /// The same with arguments of the shell, `$1` and so on.
+    ///
+    /// # Panics
+    /// When it fails.
+    pub fn ok_with(&self, line: &str, arguments: &[&str]) -> String {
         let output = self.sh_with(line, arguments);
         assert!(output.status.success(), "{line}\n{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8_lossy(&output.stdout).into_owned()
@@ -156,6 +164,12 @@ fn send_here(to: SocketAddr, text: &str) {
         if to.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
     let socket = UdpSocket::bind(local).expect("binds");
     socket.send_to(text.as_bytes(), to).ok();
+}
+
+impl Default for Space {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl Drop for Space {

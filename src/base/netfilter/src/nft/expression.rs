@@ -234,6 +234,8 @@ pub enum CtKey {
     Direction,
     /// The bits `IPS_…`, 4 bytes of the machine's order.
     Status,
+    /// Its mark, 4 bytes of the machine's order.
+    Mark,
     /// Another one, by the kernel's number.
     Other(u32),
 }
@@ -244,6 +246,7 @@ impl CtKey {
             Self::State => 0,
             Self::Direction => 1,
             Self::Status => 2,
+            Self::Mark => 3,
             Self::Other(number) => number,
         }
     }
@@ -253,6 +256,7 @@ impl CtKey {
             0 => Self::State,
             1 => Self::Direction,
             2 => Self::Status,
+            3 => Self::Mark,
             other => Self::Other(other),
         }
     }
@@ -407,6 +411,13 @@ pub enum Expr {
         /// Where it is put.
         to: Register,
     },
+    /// Changes what connection tracking knows of the connection.
+    CtSet {
+        /// What.
+        key: CtKey,
+        /// Where the value is.
+        from: Register,
+    },
     /// Matches by the number of connections that were counted here.
     ConnectionLimit {
         /// The bound.
@@ -557,7 +568,7 @@ impl Expr {
             Self::Range { .. } => "range",
             Self::Immediate { .. } | Self::Verdict(_) => "immediate",
             Self::Lookup { .. } => "lookup",
-            Self::Ct { .. } => "ct",
+            Self::Ct { .. } | Self::CtSet { .. } => "ct",
             Self::ConnectionLimit { .. } => "connlimit",
             Self::Counter { .. } => "counter",
             Self::Quota { .. } => "quota",
@@ -650,6 +661,10 @@ impl Expr {
                 if let Some(direction) = direction {
                     out.put(3, &[u8::from(*direction == Direction::Reply)]);
                 }
+            }
+            Self::CtSet { key, from } => {
+                out.put_be32(2, key.number());
+                out.put_be32(4, from.number());
             }
             Self::ConnectionLimit { count, bound } => {
                 out.put_be32(1, *count);
@@ -803,7 +818,11 @@ fn parse_own(name: &str, own: &[u8]) -> Option<Expr> {
                 Some([1]) => Some(Direction::Reply),
                 Some(_) => return None,
             };
-            Expr::Ct { key: CtKey::from_number(number(2)?), direction, to: register(1)? }
+            let key = CtKey::from_number(number(2)?);
+            match number(4) {
+                Some(from) => Expr::CtSet { key, from: Register::from_number(from)? },
+                None => Expr::Ct { key, direction, to: register(1)? },
+            }
         }
         "connlimit" => Expr::ConnectionLimit { count: number(1)?, bound: bound(2) },
         "counter" => Expr::Counter { packets: wide(2)?, bytes: wide(1)? },

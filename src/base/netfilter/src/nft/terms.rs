@@ -139,6 +139,11 @@ pub fn ct_direction() -> Load {
     load(Source::Ct(CtKey::Direction), 1)
 }
 
+/// The mark of the connection.
+pub fn ct_mark() -> Load {
+    load(Source::Ct(CtKey::Mark), 4)
+}
+
 /// The type of the destination: `RTN_…`, such as 2 for an address of this machine.
 pub fn fib_daddr_type() -> Load {
     load(Source::Fib(3, 2), 4)
@@ -290,6 +295,14 @@ impl Load {
     #[must_use]
     pub fn set_priority(self, map: &str) -> Term {
         self.meta_set(MetaKey::Priority, map)
+    }
+
+    /// Sets the mark of the connection to what a map has for it.
+    #[must_use]
+    pub fn set_ct_mark(self, map: &str) -> Term {
+        let mut all = self.look(map, Lookup::Value(Register::FIRST));
+        all.push(Expr::CtSet { key: CtKey::Mark, from: Register::FIRST });
+        all
     }
 
     fn meta_set(self, key: MetaKey, map: &str) -> Term {

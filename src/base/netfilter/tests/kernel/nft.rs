@@ -32,6 +32,7 @@ fn everything() -> Table {
         Set::map("publish6", &[Field::Service], &[Field::Ipv6, Field::Service]),
         Set::new("blocked", &[Field::Ipv4]).intervals(),
         Set::new("allowed", &[Field::Ifname, Field::Ipv4, Field::Protocol, Field::Service]).intervals(),
+        Set::new("judged", &[Field::Ifname, Field::Mark]),
         Set::new("sent", &[Field::Ifname]).with(counted(0, 0)),
         Set::new("month", &[Field::Ifname]).with(counted(0, 0)).with(quota_over(1000, 0)),
         Set::new("connections", &[Field::Nfproto, Field::Ipv4]).dynamic().with(connections_over(20)),
@@ -53,6 +54,8 @@ fn everything() -> Table {
     let forward = vec![
         Rule::new([ct_state().has(state::ESTABLISHED | state::RELATED), accept()]),
         Rule::new([ct_status().has_not(status::DESTINATION_NAT), counter()]),
+        Rule::new([iifname().concat(ct_mark()).lookup("judged"), accept()]),
+        Rule::new([iifname().set_ct_mark("class")]),
         Rule::new([direction(Direction::Original), oifname().ne(Value::Ifname("up0")), accept()]),
         Rule::new([is_ipv4(), ip_daddr().lookup("blocked"), reject(Rejection::PROHIBITED)]),
         Rule::new([protocol(6), th_dport().eq(Value::Service(25)), reject(Rejection::TcpReset)]),
@@ -144,6 +147,7 @@ fn elements() -> Vec<(Set, Vec<Element>)> {
             vec![Element::new(&[Value::Nfproto(Family::V4), ip("100.64.0.1")]).with(connections_over(2000))],
         ),
         (set("packets"), vec![Element::new(&[Value::Mark(9)]).with(limit(LimitUnit::Packets, 1000, 500, Bound::Over))]),
+        (set("judged"), vec![Element::new(&[one, Value::Mark(7)])]),
     ]
 }
 
@@ -218,6 +222,8 @@ fn nft_says_the_same() {
             "meta priority set 1:10",
             "meta priority set iifname map @class",
             "ct state 0x2,0x4 accept",
+            "iifname . ct mark @judged accept",
+            "ct mark set iifname map @class",
             "ct status ! 0x20 counter packets 0 bytes 0",
             r#"ct direction 0 oifname != "up0" accept"#,
             "ip daddr @blocked reject with icmpx 3",
