@@ -88,17 +88,24 @@ pub(crate) fn measure(tenants: usize, rounds: usize) -> Vec<Table> {
     wire.host.write("etc/bailiwick.toml", &lines.map(|line| format!("{line}\n")).collect::<String>());
     crate::say(&format!("starting {tenants} tenants"));
     let names: Vec<String> = (0..tenants.max(2)).map(|number| format!("t{number}")).collect();
-    let declared: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "")).chain([(NETTED, "")]).collect();
+    let tenants_of_all = || names.iter().map(String::as_str).chain([NETTED, BARE]);
+    for tenant in tenants_of_all() {
+        wire.declare(tenant, "");
+    }
     wire.host.declare(BARE, "web");
-    wire.start(&declared);
-    let host = &wire.host;
-    let jails = Jails::of(host);
+    wire.start_network();
+    wire.host.start_warden();
+    let jails = Jails::of(&wire.host);
+    for tenant in tenants_of_all() {
+        jails.start(tenant);
+    }
     let mut tables = vec![starts(&jails, tenants, rounds), requests(&wire, tenants, rounds)];
     let plain = Plain::new(&wire.outside);
-    tables.push(packets(&wire, &plain, tenants, rounds));
-    tables.push(streams(&wire, &plain, (rounds / 10).max(3)));
-    let all: Vec<&str> = std::iter::once("stop").chain(declared.iter().map(|(name, _)| *name)).chain([BARE]).collect();
-    host.ok(&all);
+    tables.push(packets(&wire, &jails, &plain, tenants, rounds));
+    tables.push(streams(&wire, &jails, &plain, (rounds / 10).max(3)));
+    for tenant in tenants_of_all() {
+        jails.stop(tenant);
+    }
     tables
 }
 
@@ -131,7 +138,7 @@ fn requests(wire: &Wire, tenants: usize, rounds: usize) -> Table {
     let mut is_even = false;
     let change = Subject::one("the policy of one tenant changes", move || {
         is_even = !is_even;
-        wire.declare("t0", if is_even { "allow = [\"203.0.113.0/24\"]" } else { "allow = [\"203.0.112.0/24\"]" });
+        wire.declare("t0", if is_even { "allow = [\"198.20.0.0/16\"]" } else { "allow = [\"198.21.0.0/16\"]" });
         time(|| assert_eq!(wire.update("t0"), NetReply::Done))
     });
     let hello = Subject::one("a request that does nothing", || {
@@ -157,9 +164,9 @@ fn requests(wire: &Wire, tenants: usize, rounds: usize) -> Table {
 }
 
 /// One datagram of 64 bytes, through the rules of few and of many tenants.
-fn packets(wire: &Wire, plain: &Plain, tenants: usize, rounds: usize) -> Table {
+fn packets(wire: &Wire, jails: &Jails<'_>, plain: &Plain, tenants: usize, rounds: usize) -> Table {
     crate::say("packets");
-    let jail = wire.jail(SENDER);
+    let jail = Space::of(jails.pid(SENDER));
     let mut few = [
         datagrams("three steps, no rules", &plain.forwarded, FORWARDED),
         datagrams("one step, no rules", &plain.direct, DIRECT),
@@ -254,11 +261,11 @@ impl Way {
 }
 
 /// Streams of TCP out of a jail and into it.
-fn streams(wire: &Wire, plain: &Plain, rounds: usize) -> Table {
+fn streams(wire: &Wire, jails: &Jails<'_>, plain: &Plain, rounds: usize) -> Table {
     crate::say("streams");
     wire.declare(SENDER, "ports = [\"tcp/5201-5202\"]");
     assert_eq!(wire.update(SENDER), NetReply::Done);
-    let jail = wire.jail(SENDER);
+    let jail = Space::of(jails.pid(SENDER));
     let places = [
         ("three steps, no rules", &plain.forwarded, FORWARDED),
         ("one step, no rules", &plain.direct, DIRECT),
