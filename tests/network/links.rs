@@ -45,9 +45,10 @@ fn a_link_needs_both_and_leads_to_one_port_in_one_direction() {
     // A restart of either, and of bailiwick-net, changes nothing.
     wire.host.ok(&["restart", "bob"]);
     let server = serve(&wire.jail("bob"), at("::", 5432));
-    Talk::open(&alice, bobs(5432)[0]).expect("bob's new jail");
+    let mut open = Talk::open(&alice, bobs(5432)[0]).expect("bob's new jail");
     wire.declare("bob", "");
-    wire.host.ok(&["apply"]);
+    wire.host.ok(&["apply", "bob"]);
+    open.echo(1000).expect_err("an open connection ends with the link");
     for tenant in ["bob", "alice"] {
         assert!(matches!(wire.update(tenant), NetReply::Done | NetReply::Unchanged));
     }

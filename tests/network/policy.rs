@@ -1,12 +1,12 @@
 //! Changes of the policy.
 
-use crate::{assert_refused, outside, outside_v6};
+use crate::{assert_refused, at, outside, outside_v6};
 use bailiwick_proto::{NetReply, NetRequest};
 use bailiwick_tests::name;
-use bailiwick_tests::wire::{Talk, Wire};
+use bailiwick_tests::wire::{HOST_V4, Talk, Wire, serve};
 
 #[test]
-fn a_change_is_in_force_for_new_connections_and_a_bad_one_is_not() {
+fn a_change_is_in_force_at_once_and_a_bad_one_is_not() {
     let wire = Wire::running(&[("alice", ""), ("bob", "")]);
     let (alice, bob) = (wire.jail("alice"), wire.jail("bob"));
     let mut open = Talk::open(&alice, outside(80)).expect("connects");
@@ -18,7 +18,7 @@ fn a_change_is_in_force_for_new_connections_and_a_bad_one_is_not() {
         assert_refused(Talk::open(&alice, to), to);
     }
     Talk::open(&bob, outside(80)).expect("bob's policy is as it was");
-    open.echo(1000).expect("an open connection goes on");
+    open.echo(1000).expect_err("an open connection is judged by the rules of today");
 
     // A file that cannot be read changes nothing.
     wire.declare("alice", "ports = [\"tcp/nothing\"]");
@@ -31,4 +31,42 @@ fn a_change_is_in_force_for_new_connections_and_a_bad_one_is_not() {
     assert_eq!(wire.update("alice"), NetReply::Done);
     Talk::open(&alice, outside_v6(443)).expect("the first policy");
     assert_refused(Talk::open(&alice, outside(8080)), "the first policy");
+}
+
+#[test]
+fn open_connections_end_only_when_the_policy_allows_them_no_longer() {
+    let mut wire = Wire::with(", ports = \"40000-40009\"");
+    let with =
+        |more: &str| format!("mode = \"published\"\npublish = [{{ host = \"tcp/40001\", to = \"tcp/22\" }}]\n{more}");
+    wire.start(&[("alice", &with(""))]);
+    let alice = wire.jail("alice");
+    let server = serve(&alice, at("::", 22));
+    let mut inbound = Talk::open(&wire.outside, (HOST_V4, 40_001).into()).expect("connects");
+    let mut open = [outside(80), outside_v6(80), outside(443)].map(|to| Talk::open(&alice, to).expect("connects"));
+    for more in [
+        "up = \"50M\"",
+        "connections = 50",
+        "ports = [\"tcp/443\", \"tcp/80\"]",
+        "allow = [\"203.0.114.0/24\", \"::/0\"]",
+    ] {
+        wire.declare("alice", &with(more));
+        assert_eq!(wire.update("alice"), NetReply::Done, "{more}");
+        for talk in open.iter_mut().chain([&mut inbound]) {
+            talk.echo(20_000).unwrap_or_else(|error| panic!("{more}: {error}"));
+        }
+    }
+    wire.declare("alice", &with("ports = [\"tcp/443\"]"));
+    assert_eq!(wire.update("alice"), NetReply::Done);
+    let [v4, v6, other] = &mut open;
+    for talk in [v4, v6] {
+        talk.echo(1000).expect_err("the port is no longer allowed");
+    }
+    for talk in [other, &mut inbound] {
+        talk.echo(20_000).expect("it is allowed still");
+    }
+    // What was allowed once is not allowed again by itself.
+    wire.declare("alice", &with(""));
+    assert_eq!(wire.update("alice"), NetReply::Done);
+    Talk::open(&alice, outside(80)).expect("a new one");
+    drop(server);
 }

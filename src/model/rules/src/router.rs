@@ -13,13 +13,13 @@
 
 use crate::ranges::{ends, merged, merged_ports};
 use bailiwick_netfilter::nft::terms::{
-    accept, connections_over, counted, ct_state, ct_status, drop, goto, icmp_type, iifname, ip_daddr, ip_saddr,
-    ip6_daddr, ip6_saddr, is_ipv4, is_ipv6, jump, l4proto, limit, log, nfproto, oifname, protocol, quota_over, reject,
-    set_mark, state, status, th_dport,
+    accept, connections_over, counted, ct_mark, ct_state, ct_status, direction, drop, goto, icmp_type, iifname,
+    ip_daddr, ip_saddr, ip6_daddr, ip6_saddr, is_ipv4, is_ipv6, jump, l4proto, limit, log, nfproto, oifname, protocol,
+    quota_over, reject, set_mark, state, status, th_dport,
 };
 use bailiwick_netfilter::nft::{
-    BaseChain, Bound, Chain, ChainKind, Element, Expr, Field, Hook, LimitUnit, Policy, Rejection, Rule, Set, Table,
-    Value, Verdict,
+    BaseChain, Bound, Chain, ChainKind, Direction, Element, Expr, Field, Hook, LimitUnit, Policy, Rejection, Rule, Set,
+    Table, Value, Verdict,
 };
 use bailiwick_netlink::route::{Family, handle};
 use bailiwick_plan::network::{Addresses, MARK, Pools, ROUTER_LINK, link_name, number_of_link};
@@ -58,9 +58,14 @@ pub const MONTH: &str = "month";
 const COUNTED_OUT: &str = "connections-out";
 const COUNTED_IN: &str = "connections-in";
 const POLICY: &str = "rules";
+/// The mark that a connection gets when a policy has allowed it, for each jail.
+const MARKS: &str = "marks";
+/// The marks of connections that go on: those that the policy of today has allowed, for each jail.
+const JUDGED: &str = "judged";
 const PUBLISHED_V4: &str = "published4";
 const PUBLISHED_V6: &str = "published6";
-const LINKS: &str = "links";
+/// The set of links between jails.
+pub const LINKS: &str = "links";
 const CLASSES: &str = "classes";
 const BLOCKED_V4: &str = "blocked4";
 const BLOCKED_V6: &str = "blocked6";
@@ -75,6 +80,7 @@ const NEW_INBOUND: &str = "inbound-new";
 const BETWEEN: &str = "between";
 const NEW_BETWEEN: &str = "between-new";
 const BOTH: &str = "both";
+const ALLOWED: &str = "allowed";
 const PASSED: &str = "passed";
 
 /// IANA's numbers of protocols.
@@ -180,6 +186,8 @@ fn sets() -> Vec<Set> {
         Set::verdicts(COUNTED_OUT, &[Ifname]),
         Set::verdicts(COUNTED_IN, &[Ifname]),
         Set::verdicts(POLICY, &[Ifname]),
+        Set::map(MARKS, &[Ifname], &[Mark]),
+        Set::new(JUDGED, &[Ifname, Mark]),
         Set::map(PUBLISHED_V4, &[Protocol, Service], &[Ipv4, Service]),
         Set::map(PUBLISHED_V6, &[Protocol, Service], &[Ipv6, Service]),
         Set::new(LINKS, &[Ifname, Ifname, Protocol, Service]),
@@ -230,6 +238,7 @@ fn chains(settings: &RouterSettings) -> Vec<Chain> {
     let base = |kind, hook, priority, policy| BaseChain { kind, hook, priority, policy };
     let mut all = vec![
         Chain::called(PASSED, passed()),
+        Chain::called(ALLOWED, allowed()),
         Chain::called(BOTH, both()),
         Chain::called(OUTBOUND, outbound()),
         Chain::called(NEW_INBOUND, new_inbound()),
@@ -330,11 +339,13 @@ fn input() -> Vec<Rule> {
     vec![Rule::new([iifname().ne(Value::Ifname(ROUTER_LINK)), refuse(RefusedPacket::Blocked)])]
 }
 
-/// From a jail to the host and beyond.
+/// From a jail to the host and beyond. The first packet of a connection is judged, and so is the next one after a change of policy.
 fn outbound() -> Vec<Rule> {
+    let is_open = || ct_state().has(state::ESTABLISHED | state::RELATED);
     vec![
-        Rule::new([ct_state().has(state::ESTABLISHED | state::RELATED), goto(PASSED)]),
-        Rule::new([iifname().vmap(COUNTED_OUT)]),
+        Rule::new([is_open(), iifname().concat(ct_mark()).lookup(JUDGED), goto(PASSED)]),
+        Rule::new([is_open(), direction(Direction::Reply), goto(PASSED)]).comment("answers from published ports"),
+        Rule::new([ct_state().has_not(state::ESTABLISHED | state::RELATED), iifname().vmap(COUNTED_OUT)]),
         Rule::new([iifname().vmap(POLICY)]),
         Rule::new([refuse(RefusedPacket::NotAllowed)]),
     ]
@@ -376,6 +387,11 @@ fn new_between() -> Vec<Rule> {
 /// Counts for both jails.
 fn both() -> Vec<Rule> {
     vec![Rule::new([oifname().concat(nfproto()).lookup(RECEIVED), goto(PASSED)])]
+}
+
+/// Remembers that the policy of today has allowed the connection.
+fn allowed() -> Vec<Rule> {
+    vec![Rule::new([iifname().set_ct_mark(MARKS)]), Rule::new([goto(PASSED)])]
 }
 
 /// Counts what a jail sends, and lets it pass. A jail without a counter sends nothing.
@@ -464,8 +480,8 @@ impl PolicyDraft {
         for number in [UDP, TCP] {
             let to_dns = || [protocol(number), th_dport().eq(Value::Service(DNS))].concat();
             if dns {
-                rules.push(Rule::new([is_ipv4(), to_dns(), ip_daddr().lookup(RESOLVERS_V4), goto(PASSED)]));
-                rules.push(Rule::new([is_ipv6(), to_dns(), ip6_daddr().lookup(RESOLVERS_V6), goto(PASSED)]));
+                rules.push(Rule::new([is_ipv4(), to_dns(), ip_daddr().lookup(RESOLVERS_V4), goto(ALLOWED)]));
+                rules.push(Rule::new([is_ipv6(), to_dns(), ip6_daddr().lookup(RESOLVERS_V6), goto(ALLOWED)]));
             }
             rules.push(Rule::new([to_dns(), refuse(RefusedPacket::Dns)]));
         }
@@ -559,11 +575,11 @@ impl Group {
             }
             if !tcp.is_empty() || !udp.is_empty() {
                 let port = l4proto().concat(th_dport()).lookup(&ports);
-                rules.push(Rule::new([is_there.clone(), port, goto(PASSED)]));
+                rules.push(Rule::new([is_there.clone(), port, goto(ALLOWED)]));
             }
             if ping {
                 let is_echo = icmp_type().eq(Value::Protocol(echo));
-                rules.push(Rule::new([is_there, protocol(icmp), is_echo, goto(PASSED)]));
+                rules.push(Rule::new([is_there, protocol(icmp), is_echo, goto(ALLOWED)]));
             }
         }
     }
@@ -595,6 +611,9 @@ pub fn tenant(rules: &TenantRules<'_>, policy: &str) -> Elements {
         let set = if address.is_ipv4() { OWN_V4 } else { OWN_V6 };
         add(&mut all, set, Element::new(&[link, Value::Ip(address)]));
     }
+    let mark = Value::Mark(mark_of(network));
+    add(&mut all, MARKS, Element::new(&[link]).value(&[mark]));
+    add(&mut all, JUDGED, Element::new(&[link, mark]));
     add(&mut all, POLICY, Element::new(&[link]).verdict(Verdict::Goto(policy.to_owned())));
     for (map, end) in [(COUNTED_OUT, OUT), (COUNTED_IN, IN)] {
         add(&mut all, map, Element::new(&[link]).verdict(Verdict::Jump(format!("{policy}{end}"))));
@@ -615,6 +634,17 @@ pub fn tenant(rules: &TenantRules<'_>, policy: &str) -> Elements {
         add(&mut all, LINKS, Element::new(&key));
     }
     all
+}
+
+/// The mark of connections that a network allows. It follows from what the network allows and from nothing else: other rates, and
+/// other addresses of a name, leave open connections alone.
+fn mark_of(network: &Network) -> u32 {
+    let Network { allow, ports, smtp, mode: _, publish: _, up: _, down: _, connections: _, month: _ } = network;
+    // FNV-1a. No connection without a mark has this one.
+    let hash = format!("{:?}", (allow, ports, smtp))
+        .bytes()
+        .fold(0x811c_9dc5, |hash: u32, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    hash | 1
 }
 
 /// Has the elements of a tenant lead to another policy.
@@ -728,7 +758,7 @@ mod tests {
             (Network { smtp: true, ..network(&["0.0.0.0/0"], &["tcp/25"]) }, false),
         ] {
             let rules = rules(&network);
-            let passes = Expr::Verdict(Verdict::Goto(PASSED.to_owned()));
+            let passes = Expr::Verdict(Verdict::Goto(ALLOWED.to_owned()));
             let resolvers = [RESOLVERS_V4, RESOLVERS_V6];
             let looks = |rule: &Rule, sets: &[&str]| {
                 let is_one =
@@ -764,12 +794,26 @@ mod tests {
         let name: DomainName = "api.example".parse().expect("a name");
         let network = network(&["api.example"], &["tcp/443"]);
         let passes = |rules: &PolicyRules| {
-            let passes = Expr::Verdict(Verdict::Goto(PASSED.to_owned()));
+            let passes = Expr::Verdict(Verdict::Goto(ALLOWED.to_owned()));
             decides(rules).rules.iter().filter(|rule| rule.expressions.last() == Some(&passes)).count()
         };
         assert_eq!(passes(&rules(&network)), 0);
         let names = BTreeMap::from([(name, vec!["192.0.2.1".parse().expect("an address")])]);
         assert_eq!(passes(&policy(&network, &names)), 1);
+    }
+
+    #[test]
+    fn open_connections_are_judged_again_when_something_else_is_allowed() {
+        let one = network(&["192.0.2.0/24"], &["tcp/443"]);
+        let slower =
+            Network { up: "1M".parse().map_or(one.up, bailiwick_types::Bound::At), connections: 7, ..one.clone() };
+        assert_ne!(one, slower);
+        assert_eq!(mark_of(&one), mark_of(&slower));
+        let others = [network(&["192.0.2.0/25"], &["tcp/443"]), network(&["192.0.2.0/24"], &["tcp/80"])];
+        for other in others.into_iter().chain([Network { smtp: true, ..one.clone() }]) {
+            assert_ne!(mark_of(&one), mark_of(&other));
+        }
+        assert_ne!(mark_of(&Network::default()), 0);
     }
 
     #[test]
@@ -780,7 +824,7 @@ mod tests {
         let of = |network: &Network| {
             tenant(&TenantRules { number: 7, addresses, network, links: Vec::new(), used: 0 }, "policy-x")
         };
-        assert_eq!(of(&network).values().map(Vec::len).sum::<usize>(), 5);
+        assert_eq!(of(&network).values().map(Vec::len).sum::<usize>(), 7);
         assert_eq!(of(&Network::default()), Elements::new());
         let counters = counters(7);
         let keys: Vec<_> = counters[SENT].iter().filter_map(|element| parse_key(&element.key)).collect();

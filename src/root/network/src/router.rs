@@ -383,7 +383,7 @@ impl Router {
         self.tenants.insert(name.clone(), desired.clone());
         self.maker.connect(number, jail.as_fd()).map_err(RouterError::Link)?;
         jail_link::set_up(&mut self.route, &desired)?;
-        self.link_peers(name)
+        self.link_peers(name).map(drop)
     }
 
     /// What the policy of today says of a tenant that has a network, with what it has used of its volume up to now.
@@ -402,11 +402,12 @@ impl Router {
         let number = self.tenants.get(name).map(|desired| desired.number).ok_or_else(|| no_network(name))?;
         self.follow_host().map_err(|error| failed(name, "change the network of", &error))?;
         let desired = self.desired_now(name, number)?;
-        if self.tenants.get(name).is_some_and(|old| old.is_as(&desired)) {
-            return Ok(NetReply::Unchanged);
-        }
-        let put = self.change(name, desired);
-        put.map(|()| NetReply::Done).map_err(|error| failed(name, "change the network of", &error))
+        let put = match self.tenants.get(name) {
+            // What it says of others is among their rules.
+            Some(old) if old.is_as(&desired) => self.link_peers(name),
+            _ => self.change(name, desired).map(|()| NetReply::Done),
+        };
+        put.map_err(|error| failed(name, "change the network of", &error))
     }
 
     /// Puts another policy in force for a tenant. If that fails, what was in force stays.
@@ -418,26 +419,30 @@ impl Router {
             return Err(error);
         }
         let addresses = desired.addresses;
+        let (is_recounted, loses_a_link) = (desired.counts_otherwise_than(&old), desired.lacks_a_link_of(&old));
         self.tenants.insert(name.clone(), desired);
         self.remove_policy_of(&old)?;
-        // The next packet of each open connection is judged by the rules of today.
-        for address in addresses.all() {
-            self.conntrack.delete_of(address)?;
+        // The rules judge open connections anew by themselves. Those that lead to another tenant, and a count, begin anew.
+        if is_recounted || loses_a_link {
+            for address in addresses.all() {
+                self.conntrack.delete_of(address)?;
+            }
         }
-        self.link_peers(name)
+        self.link_peers(name).map(drop)
     }
 
-    /// Puts links in force that other tenants have to a tenant whose number has just become known.
-    fn link_peers(&mut self, name: &TenantName) -> Result<(), RouterError> {
+    /// Puts the links in force that other tenants have to a tenant, as far as it agrees and its number is known.
+    fn link_peers(&mut self, name: &TenantName) -> Result<NetReply, RouterError> {
+        let mut reply = NetReply::Unchanged;
         let others = self.tenants.iter().filter(|(_, desired)| desired.peers.contains(name));
         for (other, number) in others.map(|(other, desired)| (other.clone(), desired.number)).collect::<Vec<_>>() {
             let Ok(Some(desired)) = self.desired(&other, number) else { continue };
             if self.tenants.get(&other).is_none_or(|old| !old.is_as(&desired)) {
-                self.put_in_force(&other, &desired)?;
-                self.tenants.insert(other, desired);
+                self.change(&other, desired)?;
+                reply = NetReply::Done;
             }
         }
-        Ok(())
+        Ok(reply)
     }
 
     /// Takes the rules of a tenant away. What it has used stays.
