@@ -4,6 +4,14 @@ use crate::{assert_refused, at, outside, outside_v6};
 use bailiwick_proto::{NetReply, NetRequest};
 use bailiwick_tests::name;
 use bailiwick_tests::wire::{HOST_V4, Talk, Wire, serve};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::Duration;
+
+/// An address of the outside at which nobody listens.
+fn elsewhere(port: u16) -> SocketAddr {
+    at("203.0.115.9", port)
+}
 
 #[test]
 fn a_change_is_in_force_at_once_and_a_bad_one_is_not() {
@@ -69,4 +77,50 @@ fn open_connections_end_only_when_the_policy_allows_them_no_longer() {
     assert_eq!(wire.update("alice"), NetReply::Done);
     Talk::open(&alice, outside(80)).expect("a new one");
     drop(server);
+}
+
+/// The jail never says a word, so the next packet of each connection is the server's.
+#[test]
+fn what_only_the_server_sends_is_judged_too() {
+    const PART: usize = 16 << 10;
+    let wire = Wire::running(&[("alice", "ports = [\"tcp/1-65535\", \"udp/443\"]")]);
+    let alice = wire.jail("alice");
+    let listener = wire.outside.run(|| TcpListener::bind(outside(9000))).expect("binds");
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a client");
+        while stream.write_all(&[7; PART]).is_ok() {
+            std::thread::yield_now();
+        }
+    });
+    let mut client = alice.run(|| TcpStream::connect(outside(9000))).expect("connects");
+    client.set_read_timeout(Some(Duration::from_secs(20))).expect("a time");
+    // A server of datagrams that goes on after one question.
+    let datagrams = wire.outside.run(|| UdpSocket::bind(elsewhere(443))).expect("binds");
+    let asks = alice.run(|| UdpSocket::bind(at("0.0.0.0", 0))).expect("a socket");
+    asks.connect(elsewhere(443)).expect("a route");
+    asks.send(b"a question").expect("sends");
+    let (_, seen_as) = datagrams.recv_from(&mut [0; 100]).expect("arrives");
+    let capture = wire.arrivals_in("alice");
+    let arrives = |text: &str| {
+        datagrams.send_to(text.as_bytes(), seen_as).expect("sends");
+        wire.settle_host();
+        wire.settle_in("alice", &capture);
+        capture.matching(|packet| packet.holds(text)).len() == 1
+    };
+    for round in 0..4 {
+        wire.declare("alice", &format!("ports = [\"tcp/1-65535\", \"udp/443\", \"udp/{}\"]", 500 + round));
+        assert_eq!(wire.update("alice"), NetReply::Done);
+        // More than was on its way.
+        for _ in 0..256 {
+            client.read_exact(&mut [0; PART]).expect("a download goes on");
+        }
+        assert!(arrives(&format!("<answer {round}>")), "answers go on");
+    }
+    wire.declare("alice", "ports = [\"tcp/80\"]");
+    assert_eq!(wire.update("alice"), NetReply::Done);
+    assert!(!arrives("<too late>"), "nobody may be asked any more");
+    let mut rest = Vec::new();
+    client.read_to_end(&mut rest).expect_err("the download has ended");
+    drop(client);
+    server.join().expect("ends");
 }

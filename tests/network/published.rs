@@ -1,8 +1,9 @@
 //! Ports of the host that lead into jails.
 
-use crate::{assert_refused, at, outside};
+use crate::{assert_nothing, assert_refused, at, outside};
+use bailiwick_proto::NetReply;
 use bailiwick_tests::wire::{HOST_V4, HOST_V6, OUTSIDE_V4, OUTSIDE_V6, Talk, Wire, serve};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 fn publishing(port: u16) -> String {
     format!(
@@ -54,4 +55,32 @@ fn each_leads_into_its_jail_with_the_clients_address_and_no_other_does() {
     assert_refused(Talk::open(carol, (HOST_V4, 40_001).into()), "the host");
     Talk::open(&jails[0].1, outside(80)).expect("who publishes also connects");
     drop(servers);
+}
+
+#[test]
+fn a_port_that_is_no_longer_published_ends_what_is_open() {
+    let mut wire = Wire::with(", ports = \"40000-40009\"");
+    wire.start(&[("alice", &publishing(40_001))]);
+    let jail = wire.jail("alice");
+    let server = serve(&jail, at("::", 22));
+    let capture = wire.arrivals_in("alice");
+    let mut open = Talk::open(&wire.outside, (HOST_V4, 40_001).into()).expect("connects");
+    // Without an answer, each packet is the first one.
+    let client = wire.outside.run(|| UdpSocket::bind((OUTSIDE_V4, 0))).expect("a socket");
+    client.connect((HOST_V4, 40_001)).expect("a route");
+    let arrived = |text: &str| {
+        client.send(text.as_bytes()).expect("sends");
+        wire.settle_host();
+        wire.settle_in("alice", &capture);
+        capture.matching(|packet| packet.holds(text)).len()
+    };
+    assert_eq!(arrived("<before>"), 1);
+    wire.declare("alice", "mode = \"published\"\npublish = [{ host = \"tcp/40002\", to = \"tcp/23\" }]");
+    assert_eq!(wire.update("alice"), NetReply::Done);
+    assert_eq!(arrived("<after>"), 0);
+    open.say("<after by TCP>").expect("sends");
+    wire.settle_host();
+    wire.settle_in("alice", &capture);
+    assert_nothing(&capture, "<after by TCP>", "in the jail");
+    drop(server);
 }

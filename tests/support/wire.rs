@@ -503,6 +503,14 @@ impl Talk {
         Ok(())
     }
 
+    /// Sends a text and waits for nothing.
+    ///
+    /// # Errors
+    /// When the connection is over.
+    pub fn say(&mut self, text: &str) -> io::Result<()> {
+        self.reader.get_mut().write_all(text.as_bytes())
+    }
+
     /// Gives up sooner when nothing comes back.
     ///
     /// # Panics

@@ -13,9 +13,9 @@
 
 use crate::ranges::{ends, merged, merged_ports};
 use bailiwick_netfilter::nft::terms::{
-    accept, connections_over, counted, ct_mark, ct_state, ct_status, direction, drop, goto, icmp_type, iifname,
+    Load, accept, connections_over, counted, ct_mark, ct_state, ct_status, direction, drop, goto, icmp_type, iifname,
     ip_daddr, ip_saddr, ip6_daddr, ip6_saddr, is_ipv4, is_ipv6, jump, l4proto, limit, log, nfproto, oifname, protocol,
-    quota_over, reject, set_mark, state, status, th_dport,
+    quota_over, reject, set_mark, state, status, th_dport, th_sport,
 };
 use bailiwick_netfilter::nft::{
     BaseChain, Bound, Chain, ChainKind, Direction, Element, Expr, Field, Hook, LimitUnit, Policy, Rejection, Rule, Set,
@@ -62,10 +62,13 @@ const POLICY: &str = "rules";
 const MARKS: &str = "marks";
 /// The marks of connections that go on: those that the policy of today has allowed, for each jail.
 const JUDGED: &str = "judged";
+/// The policies that judge what comes back to each jail.
+const ANSWERS: &str = "answers";
+/// The ports of jails that published ones lead to.
+const OPEN_PORTS: &str = "open-ports";
 const PUBLISHED_V4: &str = "published4";
 const PUBLISHED_V6: &str = "published6";
-/// The set of links between jails.
-pub const LINKS: &str = "links";
+const LINKS: &str = "links";
 const CLASSES: &str = "classes";
 const BLOCKED_V4: &str = "blocked4";
 const BLOCKED_V6: &str = "blocked6";
@@ -76,11 +79,12 @@ const RECORDED: &str = "recorded";
 
 const OUTBOUND: &str = "outbound";
 const INBOUND: &str = "inbound";
-const NEW_INBOUND: &str = "inbound-new";
+const RECEIVES: &str = "receives";
 const BETWEEN: &str = "between";
 const NEW_BETWEEN: &str = "between-new";
 const BOTH: &str = "both";
 const ALLOWED: &str = "allowed";
+const ANSWERED: &str = "answered";
 const PASSED: &str = "passed";
 
 /// IANA's numbers of protocols.
@@ -88,9 +92,11 @@ const ICMP: u8 = 1;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 const ICMPV6: u8 = 58;
-/// The types of echo requests (RFC 792, RFC 4443).
+/// The types of echo requests and their answers (RFC 792, RFC 4443).
 const ECHO: u8 = 8;
 const ECHO_V6: u8 = 128;
+const ECHO_REPLY: u8 = 0;
+const ECHO_REPLY_V6: u8 = 129;
 
 /// What the rules need to know of the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -186,8 +192,10 @@ fn sets() -> Vec<Set> {
         Set::verdicts(COUNTED_OUT, &[Ifname]),
         Set::verdicts(COUNTED_IN, &[Ifname]),
         Set::verdicts(POLICY, &[Ifname]),
+        Set::verdicts(ANSWERS, &[Ifname]),
         Set::map(MARKS, &[Ifname], &[Mark]),
         Set::new(JUDGED, &[Ifname, Mark]),
+        Set::new(OPEN_PORTS, &[Ifname, Protocol, Service]),
         Set::map(PUBLISHED_V4, &[Protocol, Service], &[Ipv4, Service]),
         Set::map(PUBLISHED_V6, &[Protocol, Service], &[Ipv6, Service]),
         Set::new(LINKS, &[Ifname, Ifname, Protocol, Service]),
@@ -238,10 +246,11 @@ fn chains(settings: &RouterSettings) -> Vec<Chain> {
     let base = |kind, hook, priority, policy| BaseChain { kind, hook, priority, policy };
     let mut all = vec![
         Chain::called(PASSED, passed()),
+        Chain::called(RECEIVES, receives()),
         Chain::called(ALLOWED, allowed()),
+        Chain::called(ANSWERED, answered()),
         Chain::called(BOTH, both()),
         Chain::called(OUTBOUND, outbound()),
-        Chain::called(NEW_INBOUND, new_inbound()),
         Chain::called(INBOUND, inbound()),
         Chain::called(NEW_BETWEEN, new_between()),
         Chain::called(BETWEEN, between()),
@@ -339,13 +348,31 @@ fn input() -> Vec<Rule> {
     vec![Rule::new([iifname().ne(Value::Ifname(ROUTER_LINK)), refuse(RefusedPacket::Blocked)])]
 }
 
-/// From a jail to the host and beyond. The first packet of a connection is judged, and so is the next one after a change of policy.
+fn is_open() -> Vec<Expr> {
+    ct_state().has(state::ESTABLISHED | state::RELATED)
+}
+
+fn is_new() -> Vec<Expr> {
+    ct_state().has_not(state::ESTABLISHED | state::RELATED)
+}
+
+/// The first packet of a connection, or one that goes the same way.
+fn is_forth() -> Vec<Expr> {
+    direction(Direction::Original)
+}
+
+fn is_back() -> Vec<Expr> {
+    direction(Direction::Reply)
+}
+
+/// From a jail to the host and beyond.
 fn outbound() -> Vec<Rule> {
-    let is_open = || ct_state().has(state::ESTABLISHED | state::RELATED);
+    let from_open_port = iifname().concat(l4proto()).concat(th_sport()).lookup(OPEN_PORTS);
     vec![
         Rule::new([is_open(), iifname().concat(ct_mark()).lookup(JUDGED), goto(PASSED)]),
-        Rule::new([is_open(), direction(Direction::Reply), goto(PASSED)]).comment("answers from published ports"),
-        Rule::new([ct_state().has_not(state::ESTABLISHED | state::RELATED), iifname().vmap(COUNTED_OUT)]),
+        Rule::new([is_open(), is_back(), from_open_port, goto(PASSED)]),
+        Rule::new([ct_state().has(state::RELATED), goto(PASSED)]),
+        Rule::new([is_new(), iifname().vmap(COUNTED_OUT)]),
         Rule::new([iifname().vmap(POLICY)]),
         Rule::new([refuse(RefusedPacket::NotAllowed)]),
     ]
@@ -353,28 +380,37 @@ fn outbound() -> Vec<Rule> {
 
 /// From the host and beyond to a jail.
 fn inbound() -> Vec<Rule> {
+    let is_judged = oifname().concat(ct_mark()).lookup(JUDGED);
+    let elsewhere = oifname().concat(l4proto()).concat(th_dport()).lookup_not(OPEN_PORTS);
     vec![
         Rule::new([ct_state().has(state::INVALID), drop()]),
         Rule::new([oifname().lookup(MONTH), drop()]),
-        Rule::new([ct_state().has_not(state::ESTABLISHED | state::RELATED), jump(NEW_INBOUND)]),
-        Rule::new([oifname().concat(nfproto()).lookup(RECEIVED), accept()]),
+        Rule::new([is_back(), is_judged, goto(RECEIVES)]),
+        Rule::new([ct_state().has(state::RELATED), goto(RECEIVES)]),
+        Rule::new([is_back(), oifname().vmap(ANSWERS)]),
+        Rule::new([is_back(), drop()]),
+        Rule::new([ct_status().has_not(status::DESTINATION_NAT), drop()]).comment("only to published ports"),
+        Rule::new([elsewhere, drop()]).comment("which are published today"),
+        Rule::new([is_new(), oifname().vmap(COUNTED_IN)]),
+        Rule::new([goto(RECEIVES)]),
     ]
 }
 
-/// The first packet of a connection from outside.
-fn new_inbound() -> Vec<Rule> {
-    vec![
-        Rule::new([ct_status().has_not(status::DESTINATION_NAT), drop()]).comment("only to published ports"),
-        Rule::new([oifname().vmap(COUNTED_IN)]),
-    ]
+/// Counts what a jail receives. One without a counter receives nothing.
+fn receives() -> Vec<Rule> {
+    vec![Rule::new([oifname().concat(nfproto()).lookup(RECEIVED), accept()]), Rule::new([drop()])]
 }
 
 /// From one jail to another.
 fn between() -> Vec<Rule> {
+    let link = || iifname().concat(oifname()).concat(l4proto()).concat(th_dport()).lookup(LINKS);
+    let link_back = oifname().concat(iifname()).concat(l4proto()).concat(th_sport()).lookup(LINKS);
     vec![
         Rule::new([oifname().lookup(MONTH), drop()]),
-        Rule::new([ct_state().has(state::ESTABLISHED | state::RELATED), goto(BOTH)]),
-        Rule::new([iifname().concat(oifname()).concat(l4proto()).concat(th_dport()).lookup(LINKS), jump(NEW_BETWEEN)]),
+        Rule::new([ct_state().has(state::RELATED), goto(BOTH)]),
+        Rule::new([is_open(), is_back(), link_back, goto(BOTH)]),
+        Rule::new([is_open(), is_forth(), link(), goto(BOTH)]),
+        Rule::new([is_new(), link(), jump(NEW_BETWEEN)]),
         Rule::new([refuse(RefusedPacket::Tenant)]),
     ]
 }
@@ -392,6 +428,11 @@ fn both() -> Vec<Rule> {
 /// Remembers that the policy of today has allowed the connection.
 fn allowed() -> Vec<Rule> {
     vec![Rule::new([iifname().set_ct_mark(MARKS)]), Rule::new([goto(PASSED)])]
+}
+
+/// The same of an answer.
+fn answered() -> Vec<Rule> {
+    vec![Rule::new([oifname().set_ct_mark(MARKS)]), Rule::new([goto(RECEIVES)])]
 }
 
 /// Counts what a jail sends, and lets it pass. A jail without a counter sends nothing.
@@ -474,28 +515,95 @@ impl PolicyDraft {
 
     fn rules(self, name: &str) -> PolicyRules {
         let Self { connections, dns, smtp, groups } = self;
-        let mut rules = Vec::new();
         let (open, counting) = counting(name, connections);
         let (mut sets, mut elements) = (vec![open], Elements::new());
-        for number in [UDP, TCP] {
-            let to_dns = || [protocol(number), th_dport().eq(Value::Service(DNS))].concat();
-            if dns {
-                rules.push(Rule::new([is_ipv4(), to_dns(), ip_daddr().lookup(RESOLVERS_V4), goto(ALLOWED)]));
-                rules.push(Rule::new([is_ipv6(), to_dns(), ip6_daddr().lookup(RESOLVERS_V6), goto(ALLOWED)]));
+        for (index, group) in groups.iter().enumerate() {
+            group.add_sets(&format!("{name}-{index}"), &mut sets, &mut elements);
+        }
+        let rules = |way: Way| {
+            let mut rules = Vec::new();
+            for number in [UDP, TCP] {
+                let is_dns = || [protocol(number), way.port().eq(Value::Service(DNS))].concat();
+                if dns {
+                    rules.push(Rule::new([is_ipv4(), is_dns(), way.v4().lookup(RESOLVERS_V4), way.passes()]));
+                    rules.push(Rule::new([is_ipv6(), is_dns(), way.v6().lookup(RESOLVERS_V6), way.passes()]));
+                }
+                rules.push(Rule::new([is_dns(), way.refuses(RefusedPacket::Dns)]));
             }
-            rules.push(Rule::new([to_dns(), refuse(RefusedPacket::Dns)]));
-        }
-        rules.push(Rule::new([is_ipv4(), ip_daddr().lookup(BLOCKED_V4), refuse(RefusedPacket::Blocked)]));
-        rules.push(Rule::new([is_ipv6(), ip6_daddr().lookup(BLOCKED_V6), refuse(RefusedPacket::Blocked)]));
-        if !smtp {
-            rules.push(Rule::new([protocol(TCP), th_dport().lookup(SMTP), refuse(RefusedPacket::Smtp)]));
-        }
-        for (index, group) in groups.into_iter().enumerate() {
-            group.add_to(&format!("{name}-{index}"), &mut rules, &mut sets, &mut elements);
-        }
-        rules.push(Rule::new([refuse(RefusedPacket::NotAllowed)]));
-        let chains = counting.into_iter().chain([Chain::called(name, rules)]).collect();
+            rules.push(Rule::new([is_ipv4(), way.v4().lookup(BLOCKED_V4), way.refuses(RefusedPacket::Blocked)]));
+            rules.push(Rule::new([is_ipv6(), way.v6().lookup(BLOCKED_V6), way.refuses(RefusedPacket::Blocked)]));
+            if !smtp {
+                rules.push(Rule::new([protocol(TCP), way.port().lookup(SMTP), way.refuses(RefusedPacket::Smtp)]));
+            }
+            for (index, group) in groups.iter().enumerate() {
+                rules.extend(group.rules(&format!("{name}-{index}"), way));
+            }
+            rules.push(Rule::new([way.refuses(RefusedPacket::NotAllowed)]));
+            rules
+        };
+        let judges =
+            [Chain::called(name, rules(Way::Forth)), Chain::called(&format!("{name}{BACK}"), rules(Way::Back))];
+        let chains = counting.into_iter().chain(judges).collect();
         PolicyRules { name: name.to_owned(), sets, elements, chains }
+    }
+}
+
+/// The way of a packet in a connection that a jail began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// As the first packet.
+    Forth,
+    /// As an answer. Only one to a connection that was open before the policy changed is looked at.
+    Back,
+}
+
+impl Way {
+    /// The port of the other end.
+    fn port(self) -> Load {
+        match self {
+            Self::Forth => th_dport(),
+            Self::Back => th_sport(),
+        }
+    }
+
+    /// The address of the other end.
+    fn v4(self) -> Load {
+        match self {
+            Self::Forth => ip_daddr(),
+            Self::Back => ip_saddr(),
+        }
+    }
+
+    fn v6(self) -> Load {
+        match self {
+            Self::Forth => ip6_daddr(),
+            Self::Back => ip6_saddr(),
+        }
+    }
+
+    /// The type of an echo, and of its answer.
+    fn echo(self, family: Family) -> u8 {
+        match (self, family) {
+            (Self::Forth, Family::V4) => ECHO,
+            (Self::Forth, Family::V6) => ECHO_V6,
+            (Self::Back, Family::V4) => ECHO_REPLY,
+            (Self::Back, Family::V6) => ECHO_REPLY_V6,
+        }
+    }
+
+    fn passes(self) -> Vec<Expr> {
+        goto(match self {
+            Self::Forth => ALLOWED,
+            Self::Back => ANSWERED,
+        })
+    }
+
+    /// Whoever is outside is told nothing.
+    fn refuses(self, reason: RefusedPacket) -> Vec<Expr> {
+        match self {
+            Self::Forth => refuse(reason),
+            Self::Back => drop(),
+        }
     }
 }
 
@@ -503,6 +611,8 @@ impl PolicyDraft {
 const OPEN: &str = "-open";
 const OUT: &str = "-out";
 const IN: &str = "-in";
+/// The end of the name of the chain that judges answers.
+const BACK: &str = "-back";
 
 /// The set of tenants with open connections, and the chains that count a new connection of whoever sends or receives it.
 ///
@@ -543,46 +653,76 @@ impl Group {
         Self { to: merged(to), tcp, udp, ping: ports.contains(&Ports::Ping) }
     }
 
-    /// Adds the rules of a group. `name` is that of its sets.
-    fn add_to(self, name: &str, rules: &mut Vec<Rule>, sets: &mut Vec<Set>, elements: &mut Elements) {
-        let Self { to, tcp, udp, ping } = self;
-        let ports = format!("{name}-ports");
-        if !tcp.is_empty() || !udp.is_empty() {
+    /// Its addresses of a family.
+    fn ranges(&self, family: Family) -> Vec<&(IpAddr, IpAddr)> {
+        self.to.iter().filter(|(first, _)| Family::of(*first) == family).collect()
+    }
+
+    fn has_ports(&self) -> bool {
+        !self.tcp.is_empty() || !self.udp.is_empty()
+    }
+
+    /// Adds the sets that the rules look into. Their names begin with `name`.
+    fn add_sets(&self, name: &str, sets: &mut Vec<Set>, elements: &mut Elements) {
+        let ports = ports_of(name);
+        if self.has_ports() {
             sets.push(Set::new(&ports, &[Field::Protocol, Field::Service]).intervals());
         }
-        for (number, ranges) in [(TCP, &tcp), (UDP, &udp)] {
+        for (number, ranges) in [(TCP, &self.tcp), (UDP, &self.udp)] {
             for (first, last) in ranges {
                 let of = |port| [Value::Protocol(number), Value::Service(port)];
                 add(elements, &ports, Element::range(&of(*first), &of(*last)));
             }
         }
-        let families = [(Family::V4, Field::Ipv4, ICMP, ECHO), (Family::V6, Field::Ipv6, ICMPV6, ECHO_V6)];
-        for (family, field, icmp, echo) in families {
-            let ranges: Vec<_> = to.iter().filter(|(first, _)| Family::of(*first) == family).collect();
+        for (family, field) in [(Family::V4, Field::Ipv4), (Family::V6, Field::Ipv6)] {
+            let ranges = self.ranges(family);
+            if ranges.is_empty() || is_everything(&ranges) {
+                continue;
+            }
+            let set = places_of(name, family);
+            for (first, last) in ranges {
+                add(elements, &set, Element::range(&[Value::Ip(*first)], &[Value::Ip(*last)]));
+            }
+            sets.push(Set::new(&set, &[field]).intervals());
+        }
+    }
+
+    /// The rules that let packets to its addresses pass, or from them.
+    fn rules(&self, name: &str, way: Way) -> Vec<Rule> {
+        let mut rules = Vec::new();
+        for family in [Family::V4, Family::V6] {
+            let ranges = self.ranges(family);
             if ranges.is_empty() {
                 continue;
             }
-            let is_family = if family == Family::V4 { is_ipv4() } else { is_ipv6() };
-            let address = if family == Family::V4 { ip_daddr() } else { ip6_daddr() };
-            let mut is_there = is_family;
+            let (mut is_there, address, icmp) = match family {
+                Family::V4 => (is_ipv4(), way.v4(), ICMP),
+                Family::V6 => (is_ipv6(), way.v6(), ICMPV6),
+            };
             if !is_everything(&ranges) {
-                let set = format!("{name}-to{}", if family == Family::V4 { 4 } else { 6 });
-                is_there.extend(address.lookup(&set));
-                for (first, last) in ranges {
-                    add(elements, &set, Element::range(&[Value::Ip(*first)], &[Value::Ip(*last)]));
-                }
-                sets.push(Set::new(&set, &[field]).intervals());
+                is_there.extend(address.lookup(&places_of(name, family)));
             }
-            if !tcp.is_empty() || !udp.is_empty() {
-                let port = l4proto().concat(th_dport()).lookup(&ports);
-                rules.push(Rule::new([is_there.clone(), port, goto(ALLOWED)]));
+            if self.has_ports() {
+                let port = l4proto().concat(way.port()).lookup(&ports_of(name));
+                rules.push(Rule::new([is_there.clone(), port, way.passes()]));
             }
-            if ping {
-                let is_echo = icmp_type().eq(Value::Protocol(echo));
-                rules.push(Rule::new([is_there, protocol(icmp), is_echo, goto(ALLOWED)]));
+            if self.ping {
+                let is_echo = icmp_type().eq(Value::Protocol(way.echo(family)));
+                rules.push(Rule::new([is_there, protocol(icmp), is_echo, way.passes()]));
             }
         }
+        rules
     }
+}
+
+/// The set with the ports of a group.
+fn ports_of(name: &str) -> String {
+    format!("{name}-ports")
+}
+
+/// The set with the addresses of a group.
+fn places_of(name: &str, family: Family) -> String {
+    format!("{name}-to{}", if family == Family::V4 { 4 } else { 6 })
 }
 
 /// Whether ranges of one family are all its addresses.
@@ -615,11 +755,17 @@ pub fn tenant(rules: &TenantRules<'_>, policy: &str) -> Elements {
     add(&mut all, MARKS, Element::new(&[link]).value(&[mark]));
     add(&mut all, JUDGED, Element::new(&[link, mark]));
     add(&mut all, POLICY, Element::new(&[link]).verdict(Verdict::Goto(policy.to_owned())));
+    add(&mut all, ANSWERS, Element::new(&[link]).verdict(Verdict::Goto(format!("{policy}{BACK}"))));
     for (map, end) in [(COUNTED_OUT, OUT), (COUNTED_IN, IN)] {
         add(&mut all, map, Element::new(&[link]).verdict(Verdict::Jump(format!("{policy}{end}"))));
     }
     if let Some(bytes) = volume(network) {
         add(&mut all, MONTH, month(*number, bytes, *used));
+    }
+    let open: BTreeSet<_> =
+        network.publish.iter().map(|published| (number_of(published.transport), published.to)).collect();
+    for (protocol, port) in open {
+        add(&mut all, OPEN_PORTS, Element::new(&[link, Value::Protocol(protocol), Value::Service(port)]));
     }
     for published in &network.publish {
         let key = [Value::Protocol(number_of(published.transport)), Value::Service(published.host)];
@@ -651,6 +797,9 @@ fn mark_of(network: &Network) -> u32 {
 pub fn lead_to(elements: &mut Elements, policy: &str) {
     for element in elements.get_mut(POLICY).into_iter().flatten() {
         *element = element.clone().verdict(Verdict::Goto(policy.to_owned()));
+    }
+    for element in elements.get_mut(ANSWERS).into_iter().flatten() {
+        *element = element.clone().verdict(Verdict::Goto(format!("{policy}{BACK}")));
     }
     for (map, end) in [(COUNTED_OUT, OUT), (COUNTED_IN, IN)] {
         for element in elements.get_mut(map).into_iter().flatten() {
@@ -824,7 +973,7 @@ mod tests {
         let of = |network: &Network| {
             tenant(&TenantRules { number: 7, addresses, network, links: Vec::new(), used: 0 }, "policy-x")
         };
-        assert_eq!(of(&network).values().map(Vec::len).sum::<usize>(), 7);
+        assert_eq!(of(&network).values().map(Vec::len).sum::<usize>(), 8);
         assert_eq!(of(&Network::default()), Elements::new());
         let counters = counters(7);
         let keys: Vec<_> = counters[SENT].iter().filter_map(|element| parse_key(&element.key)).collect();

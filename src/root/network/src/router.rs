@@ -418,16 +418,8 @@ impl Router {
             jail_link::change_rates(&mut self.route, &desired, &old)?;
             return Err(error);
         }
-        let addresses = desired.addresses;
-        let (is_recounted, loses_a_link) = (desired.counts_otherwise_than(&old), desired.lacks_a_link_of(&old));
         self.tenants.insert(name.clone(), desired);
         self.remove_policy_of(&old)?;
-        // The rules judge open connections anew by themselves. Those that lead to another tenant, and a count, begin anew.
-        if is_recounted || loses_a_link {
-            for address in addresses.all() {
-                self.conntrack.delete_of(address)?;
-            }
-        }
         self.link_peers(name).map(drop)
     }
 

@@ -60,18 +60,6 @@ impl Desired {
         self.network.month.is_some()
     }
 
-    /// Whether another number of connections is allowed than before.
-    pub(super) fn counts_otherwise_than(&self, old: &Self) -> bool {
-        self.network.connections != old.network.connections
-    }
-
-    /// Whether it had a link before that it has no longer.
-    pub(super) fn lacks_a_link_of(&self, old: &Self) -> bool {
-        let links = |desired: &Self| desired.elements.get(router::LINKS).cloned().unwrap_or_default();
-        let now = links(self);
-        links(old).iter().any(|link| !now.contains(link))
-    }
-
     /// Whether it goes on at the rate for those who have used their volume up.
     pub(super) fn is_held_back(&self) -> bool {
         let month = self.network.month.as_ref();
