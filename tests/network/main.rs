@@ -5,6 +5,7 @@
 
 mod accounting;
 mod blocked;
+mod clients;
 mod closed;
 mod links;
 mod outbound;

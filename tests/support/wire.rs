@@ -14,7 +14,7 @@ mod space;
 
 pub use capture::{Capture, Packet};
 pub use frame::{Frame, Macs, echo_v4, echo_v6, udp, udp_v4, udp_v6};
-pub use space::Space;
+pub use space::{Program, Space};
 
 use crate::{Host, until};
 use bailiwick_plan::network::{Addresses, GATEWAY_MAC, HOST_MAC, JAIL_MAC, Pools, local_prefix};
@@ -127,10 +127,23 @@ impl Wire {
     /// As [`Self::new`].
     #[must_use]
     pub fn with(more: &str) -> Self {
+        Self::made(more, Servers::start)
+    }
+
+    /// Like [`Self::with`], but nobody answers outside: the test brings programs of its own.
+    ///
+    /// # Panics
+    /// As [`Self::new`].
+    #[must_use]
+    pub fn without_servers(more: &str) -> Self {
+        Self::made(more, |_| Servers::default())
+    }
+
+    fn made(more: &str, servers: impl FnOnce(&Space) -> Servers) -> Self {
         let (space, outside) = (Space::new(), Space::new());
         space.ok_with(JOIN, &[&outside.pid().to_string()]);
         outside.ok(OUTSIDE);
-        let servers = Servers::start(&outside);
+        let servers = servers(&outside);
         let mut host = Host::new();
         let pid = space.pid();
         host.run_through(&[

@@ -11,7 +11,7 @@ use std::thread;
 const TCP: &[u16] = &[22, 25, 53, 80, 81, 443, 465, 587, 8080];
 
 /// The servers. They end with [`Self::end`].
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Servers {
     sockets: Vec<OwnedFd>,
 }

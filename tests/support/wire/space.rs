@@ -4,6 +4,7 @@ use super::frame::Frame;
 use bailiwick_sys::namespace::{self, Kind};
 use rustix::fs::{Mode, OFlags};
 use rustix::thread::CpuSet;
+use std::fs::OpenOptions;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -119,6 +120,27 @@ impl Space {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
+    /// Starts a program in the namespace. It ends with what is returned, and with this process.
+    ///
+    /// # Panics
+    /// When there is no such program.
+    #[must_use]
+    pub fn start(&self, program: &[&str], log: &Path) -> Program {
+        let log = OpenOptions::new().create(true).append(true).open(log).expect("a log file");
+        // A thread that starts a program must not be its parent for longer than it lives, so none of the kernel's ways to end with a
+        // parent fits. The shell ends with its input.
+        let child = self.run(|| {
+            Command::new("sh")
+                .args(["-c", "\"$@\" & cat; kill $!; wait", "sh"])
+                .args(program)
+                .stdin(Stdio::piped())
+                .stdout(log.try_clone().expect("dup"))
+                .stderr(log)
+                .spawn()
+        });
+        Program { child: child.expect("sh runs") }
+    }
+
     /// Sends frames over an interface, as they are.
     pub fn send_frames(&self, interface: &str, frames: &[Frame]) {
         self.send_frames_on(processors()[0], interface, frames);
@@ -156,6 +178,19 @@ impl Space {
                 send_here(to, mark);
             });
         }
+    }
+}
+
+/// A program in a namespace.
+#[derive(Debug)]
+pub struct Program {
+    child: Child,
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        drop(self.child.stdin.take());
+        self.child.wait().ok();
     }
 }
 
