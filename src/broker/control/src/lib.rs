@@ -9,7 +9,7 @@
 //!   `refusals`, `sync`, `transport`, `unavailable`, `web_sockets`
 //! - who asks, and what is open: `comparison`, `door`, `init_client`, `permission`, `places`, `sessions`,
 //!   `start_failures`, `warden_link`
-//! - clients of other programs: `ftp`, `init_health`, `job`, `net_client`, `service_orders`,
+//! - clients of other programs: `ftp`, `init_health`, `job`, `net_client`, `network_start`, `service_orders`,
 //!   `warden_client`
 //! - the policy: `crontabs`, `policy_store`
 //! - what is kept: `policy_copies`, `recorder`, `tenants`, `timers`
@@ -40,6 +40,7 @@ mod inits;
 mod job;
 mod listener_set;
 mod net_client;
+mod network_start;
 mod networks;
 mod overview;
 mod own_dir;

@@ -3,6 +3,7 @@
 mod apply;
 
 use crate::inits::Inits;
+use crate::network_start::NetworkStart;
 use crate::permission::OperatorPermission;
 use crate::policy_store::unknown;
 use crate::reconcile::{self, decide};
@@ -15,7 +16,7 @@ use crate::tenants::Tenants;
 use crate::timers::Timers;
 use bailiwick_proto::control::{Done, TenantOutcome, Verb};
 use bailiwick_proto::{Failure, Hold, WardenReply, WardenRequest};
-use bailiwick_types::{ExitStatus, FrozenBy, HostUid, TenantName};
+use bailiwick_types::{ExitStatus, FrozenBy, HostUid, NetworkMode, TenantName};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,6 +41,7 @@ pub(crate) struct Parts {
     pub(crate) timers: Arc<Timers>,
     pub(crate) recorder: Arc<Recorder>,
     pub(crate) failures: Arc<StartFailures>,
+    pub(crate) network: NetworkStart,
     /// Wakes the next round early.
     pub(crate) wake: Wake,
     /// Wakes the keeper of services when a jail has changed.
@@ -58,6 +60,7 @@ pub(crate) struct Reconciler {
     timers: Arc<Timers>,
     recorder: Arc<Recorder>,
     failures: Arc<StartFailures>,
+    network: NetworkStart,
     wake: Wake,
     first_round: watch::Sender<bool>,
     /// Woken after each round, and after each change of a jail.
@@ -72,8 +75,19 @@ pub(crate) struct Reconciler {
 
 impl Reconciler {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { tenants, inits, sessions, session_end, timers, recorder, failures, wake, wake_keeper, first_round } =
-            parts;
+        let Parts {
+            tenants,
+            inits,
+            sessions,
+            session_end,
+            timers,
+            recorder,
+            failures,
+            network,
+            wake,
+            wake_keeper,
+            first_round,
+        } = parts;
         let (changed, changing, turns) = (Wake::default(), tokio::sync::Mutex::default(), Turns::default());
         Self {
             tenants,
@@ -83,6 +97,7 @@ impl Reconciler {
             timers,
             recorder,
             failures,
+            network,
             wake,
             first_round,
             changed,
@@ -285,6 +300,9 @@ impl Reconciler {
         done: Done,
     ) -> Result<Done, Failure> {
         let starts = matches!(request, WardenRequest::Start { .. } | WardenRequest::Restart { .. });
+        if starts && self.has_network(tenant) {
+            self.network.ask();
+        }
         let ends = matches!(request, WardenRequest::Stop { .. } | WardenRequest::Restart { .. });
         let inside = if ends { self.sessions.begun_in(tenant) } else { Vec::new() };
         let reply = self.tenants.warden.ask(&request).await;
@@ -326,6 +344,12 @@ impl Reconciler {
         }
     }
 
+    /// Whether the policy gives a tenant a network.
+    fn has_network(&self, tenant: &TenantName) -> bool {
+        let loaded = self.tenants.policy.loaded();
+        loaded.policy.tenants.get(tenant).is_some_and(|tenant| tenant.settings.network.mode != NetworkMode::None)
+    }
+
     /// Starts, stops, restarts, freezes or thaws jails.
     pub(crate) async fn lifecycle(
         &self,
@@ -336,6 +360,9 @@ impl Reconciler {
         info!(target: "bailiwick::event", event = "lifecycle", verb = ?verb, uid = permission.uid, "user {} asks to {verb:?} {} tenants", permission.uid, names.len());
         self.tenants.policy.reload().ok();
         let _one = self.changing.lock().await;
+        if matches!(verb, Verb::Start | Verb::Restart) && names.iter().any(|name| self.has_network(name)) {
+            self.network.wait().await;
+        }
         let one = |name: &TenantName| {
             let name = name.clone();
             async move { outcome(name.clone(), self.lifecycle_one(verb, &name).await) }

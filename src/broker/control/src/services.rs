@@ -8,6 +8,7 @@ use crate::ftp_entry::FtpEntry;
 use crate::init_watch::InitWatch;
 use crate::inits::Inits;
 use crate::net_client::{NetClient, NetLink};
+use crate::network_start::NetworkStart;
 use crate::networks::Networks;
 use crate::overview::Overview;
 use crate::own_dir;
@@ -120,6 +121,7 @@ impl Services {
             timers: Arc::clone(&timers),
             recorder: Arc::clone(&recorder),
             failures: Arc::clone(&failures),
+            network: NetworkStart::new(&host.runtime_dir),
             wake: wake_reconciler.clone(),
             wake_keeper: wake_keeper.clone(),
             first_round,

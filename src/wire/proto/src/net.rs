@@ -15,6 +15,8 @@ use std::collections::BTreeMap;
 pub const NET_SOCKET: &str = "network/net.sock";
 /// Its socket for all requests, which only root can connect to.
 pub const NET_ROOT_SOCKET: &str = "network/root.sock";
+/// The file that `bailiwickd` writes when somebody needs a network and nobody serves, below the runtime directory. It has no content.
+pub const NET_WANTED: &str = "control/network.wanted";
 /// The directory of these sockets, below the runtime directory.
 pub const NET_DIR: &str = "network";
 /// The most bytes of a request.

@@ -44,6 +44,9 @@ impl Reconciler {
         let left: Vec<TenantName> = names.iter().filter(|name| !hopeless.contains(*name)).cloned().collect();
         let meant =
             if left.is_empty() && !names.is_empty() { Vec::new() } else { self.tenants.meant(&left, &roster)? };
+        if meant.iter().any(|(name, _)| self.has_network(name)) {
+            self.network.wait().await;
+        }
         let (host, facts) = (self.tenants.policy.host(), self.tenants.warden.fresh_facts().await?);
         // End sessions first, while clients can still leave in good order and learn the reason.
         let mut outcomes = if options.now { self.session_end.end_unwanted(names, &roster).await } else { Vec::new() };
