@@ -1,22 +1,52 @@
 //! Connections: what packets have begun is listed, counted and deleted, and nothing else is.
 
-use crate::namespace::{Namespace, in_namespace, join};
+use crate::namespace::{Namespace, in_namespace, index, join};
 use bailiwick_netfilter::conntrack::{Connection, Conntrack};
 use bailiwick_netfilter::nft::terms::{accept, ct_state, state};
 use bailiwick_netfilter::nft::{BaseChain, Batch, Chain, ChainKind, Hook, NftSocket, Policy, Rule, Table};
-use bailiwick_netlink::route::Family;
+use bailiwick_netlink::route::{Address, Family, RouteSocket, State};
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+
+/// Connections are tracked where a rule asks for them.
+fn track() {
+    let rule = Rule::new([ct_state().has(state::NEW), accept()]);
+    let base = BaseChain { kind: ChainKind::Filter, hook: Hook::Input, priority: 0, policy: Policy::Accept };
+    let table = Table { chains: vec![Chain::base("in", base, vec![rule])], ..Table::new("tracked") };
+    let mut batch = Batch::new();
+    batch.replace_table(&table);
+    NftSocket::open().expect("opens").commit(batch).expect("adds");
+}
+
+#[test]
+fn connections_of_an_address_of_ipv6_are_told_from_those_of_others() {
+    in_namespace(|| {
+        track();
+        let mut route = RouteSocket::open().expect("opens");
+        let sources = ["fd00::1", "fd00::2"].map(|text| text.parse::<IpAddr>().expect("an address"));
+        for address in sources {
+            route.add_address(&Address::new(index("lo"), address, 128)).expect("adds");
+        }
+        route.set_link_state(index("lo"), State::Up).expect("up");
+        let receiver = UdpSocket::bind((sources[0], 9)).expect("binds");
+        for (source, count) in [(sources[0], 2), (sources[1], 3)] {
+            for _ in 0..count {
+                let socket = UdpSocket::bind((source, 0)).expect("binds");
+                socket.send_to(&[0; 44], (sources[0], 9)).expect("sends");
+                receiver.recv(&mut [0; 44]).expect("receives");
+            }
+        }
+        let mut conntrack = Conntrack::open().expect("opens");
+        let mut counts = || sources.map(|source| conntrack.connections_of(source, 1).expect("lists").total);
+        assert_eq!(counts(), [2, 3]);
+        assert_eq!(Conntrack::open().expect("opens").delete_of(sources[0]).expect("deletes"), 2);
+        assert_eq!(counts(), [0, 3]);
+    });
+}
 
 #[test]
 fn connections_of_one_source_are_listed_counted_and_deleted() {
     in_namespace(|| {
-        // Connections are tracked where a rule asks for them.
-        let rule = Rule::new([ct_state().has(state::NEW), accept()]);
-        let base = BaseChain { kind: ChainKind::Filter, hook: Hook::Input, priority: 0, policy: Policy::Accept };
-        let table = Table { chains: vec![Chain::base("in", base, vec![rule])], ..Table::new("tracked") };
-        let mut batch = Batch::new();
-        batch.replace_table(&table);
-        NftSocket::open().expect("opens").commit(batch).expect("adds");
+        track();
         std::fs::write("/proc/sys/net/netfilter/nf_conntrack_acct", "1").expect("counts");
         let tenants = [Namespace::new(), Namespace::new()];
         let receiver = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 9)).expect("binds");
