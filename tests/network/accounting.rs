@@ -1,8 +1,9 @@
 //! What is counted is what passed.
 
 use crate::{outside, outside_v6};
-use bailiwick_tests::until;
+use bailiwick_proto::{NetReply, NetRequest};
 use bailiwick_tests::wire::{Counted, Talk, Wire};
+use bailiwick_tests::{name, until};
 use bailiwick_types::NetworkTraffic;
 
 /// Asserts that the counts hold what was on the wire since then, and not much more. What is on its way to the router is waited for.
@@ -58,4 +59,23 @@ fn counts_are_those_of_the_wire_and_never_go_back() {
     talk();
     assert!(wire.traffic("alice").bytes() > 0);
     assert!(wire.month("alice") >= used, "the month never goes back");
+}
+
+#[test]
+fn what_a_purged_tenant_has_begun_is_not_for_the_next_one_of_its_number() {
+    let wire = Wire::running(&[("alice", ""), ("bob", "")]);
+    let addresses = ["alice", "bob"].map(|name| wire.addresses(name));
+    let connections = || {
+        let table = wire.router().ok("cat /proc/self/net/nf_conntrack");
+        addresses.map(|(ipv4, ipv6)| {
+            let ipv6 = ipv6.segments().map(|part| format!("{part:04x}")).join(":");
+            [ipv4.to_string(), ipv6].map(|source| table.matches(&format!("ESTABLISHED src={source} ")).count())
+        })
+    };
+    let both = ["alice", "bob"]
+        .map(|name| [outside(80), outside_v6(443)].map(|to| Talk::open(&wire.jail(name), to).expect("connects")));
+    assert_eq!(connections(), [[1, 1], [1, 1]]);
+    assert_eq!(wire.ask(&NetRequest::Forget { tenant: name("alice") }), NetReply::Done);
+    assert_eq!(connections(), [[0, 0], [1, 1]]);
+    drop(both);
 }

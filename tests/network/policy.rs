@@ -5,7 +5,7 @@ use bailiwick_proto::{NetReply, NetRequest};
 use bailiwick_tests::name;
 use bailiwick_tests::wire::{HOST_V4, Talk, Wire, serve};
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 /// An address of the outside at which nobody listens.
@@ -86,8 +86,10 @@ fn what_only_the_server_sends_is_judged_too() {
     let wire = Wire::running(&[("alice", "ports = [\"tcp/1-65535\", \"udp/443\"]")]);
     let alice = wire.jail("alice");
     let listener = wire.outside.run(|| TcpListener::bind(outside(9000))).expect("binds");
+    let (clone, cloned) = std::sync::mpsc::channel();
     let server = std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().expect("a client");
+        clone.send(stream.try_clone().expect("a descriptor")).expect("somebody waits");
         while stream.write_all(&[7; PART]).is_ok() {
             std::thread::yield_now();
         }
@@ -121,6 +123,7 @@ fn what_only_the_server_sends_is_judged_too() {
     assert!(!arrives("<too late>"), "nobody may be asked any more");
     let mut rest = Vec::new();
     client.read_to_end(&mut rest).expect_err("the download has ended");
-    drop(client);
+    // Nothing comes back to it, and it would try again for many minutes.
+    cloned.recv().expect("it was accepted").shutdown(Shutdown::Both).expect("a socket");
     server.join().expect("ends");
 }

@@ -67,9 +67,8 @@ fn a_port_that_is_no_longer_published_ends_what_is_open() {
     let mut open = Talk::open(&wire.outside, (HOST_V4, 40_001).into()).expect("connects");
     // Without an answer, each packet is the first one.
     let client = wire.outside.run(|| UdpSocket::bind((OUTSIDE_V4, 0))).expect("a socket");
-    client.connect((HOST_V4, 40_001)).expect("a route");
     let arrived = |text: &str| {
-        client.send(text.as_bytes()).expect("sends");
+        client.send_to(text.as_bytes(), (HOST_V4, 40_001)).expect("sends");
         wire.settle_host();
         wire.settle_in("alice", &capture);
         capture.matching(|packet| packet.holds(text)).len()

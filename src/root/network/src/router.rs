@@ -369,7 +369,7 @@ impl Router {
             if let Some(earlier) = earlier {
                 self.disconnect(&earlier)?;
             }
-            self.count_from_zero(number)?;
+            self.begin_anew(number)?;
         }
         // A link of an earlier jail with this number leads nowhere any more.
         jail_link::remove(&mut self.route, number)?;
@@ -419,7 +419,6 @@ impl Router {
             return Err(error);
         }
         self.tenants.insert(name.clone(), desired);
-        self.remove_policy_of(&old)?;
         self.link_peers(name).map(drop)
     }
 
@@ -453,7 +452,7 @@ impl Router {
         self.disconnect(name)?;
         let Some(number) = number else { return Ok(()) };
         jail_link::remove(&mut self.route, number)?;
-        self.count_from_zero(number)
+        self.begin_anew(number)
     }
 
     fn problems(&self) -> Vec<NetProblem> {

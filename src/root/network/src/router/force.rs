@@ -7,7 +7,7 @@ use super::found::Difference;
 use super::{Router, RouterError};
 use bailiwick_netfilter::nft::{Batch, Element, Set, Table, TableDump};
 use bailiwick_netlink::Error;
-use bailiwick_rules::router::{self, Elements, MONTH, RouterSettings, TABLE};
+use bailiwick_rules::router::{self, Elements, MONTH, PolicyRules, RouterSettings, TABLE};
 use bailiwick_types::{RefusedPacket, TenantName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
@@ -25,8 +25,10 @@ impl Router {
     /// Puts the rules of a tenant in force, in place of its last ones.
     pub(super) fn put_in_force(&mut self, name: &TenantName, desired: &Desired) -> Result<(), RouterError> {
         let old = self.tenants.get(name).map(|old| old.elements.clone()).unwrap_or_default();
-        let is_there = self.tenants.values().any(|other| other.policy.name == desired.policy.name);
+        let is_there = self.is_used(&desired.policy.name, None);
         let policy = (!is_there).then_some(&desired.policy);
+        let replaced = self.tenants.get(name).map(|old| old.policy.clone());
+        let replaced = replaced.filter(|old| old.name != desired.policy.name && !self.is_used(&old.name, Some(name)));
         let sets = sets_of(&self.settings);
         self.commit(|batch| {
             if let Some(policy) = policy {
@@ -42,7 +44,15 @@ impl Router {
             change(batch, &sets, &old, &desired.elements);
             // Those that are there go on counting.
             change(batch, &sets, &Elements::new(), &router::counters(desired.number));
+            if let Some(replaced) = &replaced {
+                remove_policy(batch, replaced);
+            }
         })
+    }
+
+    /// Whether a tenant has a policy, without one of them.
+    fn is_used(&self, policy: &str, without: Option<&TenantName>) -> bool {
+        self.tenants.iter().any(|(name, desired)| Some(name) != without && desired.policy.name == policy)
     }
 
     /// Takes the rules of a tenant away, but not its counts.
@@ -54,8 +64,16 @@ impl Router {
         self.commit(|batch| change(batch, &sets, &gone, &Elements::new()))
     }
 
-    /// Makes the counts of a number begin from zero: it belongs to another tenant now.
-    pub(super) fn count_from_zero(&mut self, number: u32) -> Result<(), RouterError> {
+    /// Makes everything begin anew for a number that belongs to another tenant now: its counts, and its connections, whose answers
+    /// are not for the next one.
+    pub(super) fn begin_anew(&mut self, number: u32) -> Result<(), RouterError> {
+        for address in self.pools.tenant(number).iter().flat_map(|addresses| addresses.all()) {
+            self.conntrack.delete_of(address)?;
+        }
+        self.count_from_zero(number)
+    }
+
+    fn count_from_zero(&mut self, number: u32) -> Result<(), RouterError> {
         let sets = sets_of(&self.settings);
         let mut counters = router::counters(number);
         for reason in RefusedPacket::ALL {
@@ -80,19 +98,10 @@ impl Router {
 
     /// Removes the chain of a policy, if no tenant has it any more.
     pub(super) fn remove_policy_of(&mut self, old: &Desired) -> Result<(), RouterError> {
-        let name = &old.policy.name;
-        if self.tenants.values().any(|desired| desired.policy.name == *name) {
+        if self.is_used(&old.policy.name, None) {
             return Ok(());
         }
-        self.commit(|batch| {
-            for chain in old.policy.chains.iter().rev() {
-                batch.flush_chain(TABLE, &chain.name);
-                batch.delete_chain(TABLE, &chain.name);
-            }
-            for set in &old.policy.sets {
-                batch.delete_set(TABLE, &set.name);
-            }
-        })
+        self.commit(|batch| remove_policy(batch, &old.policy))
     }
 
     /// Begins the volume of a new month.
@@ -287,6 +296,17 @@ fn sets_of(settings: &RouterSettings) -> BTreeMap<String, Set> {
 fn is_same(one: &Set, other: &Set) -> bool {
     let plain = |set: &Set| Table { sets: vec![set.clone()], ..Table::default() }.comparable();
     plain(one) == plain(other)
+}
+
+/// Removes the chains and sets of a policy that nothing leads to any more.
+fn remove_policy(batch: &mut Batch, policy: &PolicyRules) {
+    for chain in policy.chains.iter().rev() {
+        batch.flush_chain(TABLE, &chain.name);
+        batch.delete_chain(TABLE, &chain.name);
+    }
+    for set in &policy.sets {
+        batch.delete_set(TABLE, &set.name);
+    }
 }
 
 /// Deletes the elements that are only in `old`, and adds those that are only in `new`. Counts and quotas of the others go on.
