@@ -1,6 +1,8 @@
 //! Rates, numbers of connections, and the volume of a month.
 
 use crate::{assert_refused, outside, outside_v6};
+use bailiwick_proto::NetReply;
+use bailiwick_tests::until;
 use bailiwick_tests::wire::{Talk, Wire};
 use std::time::Instant;
 
@@ -58,6 +60,32 @@ RULES";
     }
     Talk::open(&bob, outside(80)).expect("a neighbour connects");
     open.iter_mut().for_each(|talk| talk.echo(100).expect("open ones go on"));
+
+    // Another policy begins no count anew.
+    wire.declare("alice", "connections = 16\nports = [\"tcp/80\"]");
+    assert_eq!(wire.update("alice"), NetReply::Done);
+    open.iter_mut().for_each(|talk| talk.echo(100).expect("open ones go on"));
+    assert_refused(Talk::open(&alice, outside(80)), "after a change");
+    // Nor does somebody else's rule, which is taken out.
+    wire.router().ok("nft add chain inet bailiwick foreign");
+    until("it is taken out", || !wire.router().ok("nft list ruleset").contains("foreign"));
+    assert_refused(Talk::open(&alice, outside(80)), "after a repair");
+}
+
+#[test]
+fn a_jail_that_starts_again_has_all_its_connections() {
+    let wire = Wire::running(&[("alice", "connections = 16"), ("bob", "connections = 16")]);
+    let connect = || {
+        let jail = wire.jail("alice");
+        (0..16).map(|_| Talk::open(&jail, outside(80)).expect("connects")).collect::<Vec<_>>()
+    };
+    let open = connect();
+    let lost = wire.jail("alice");
+    wire.host.ok(&["restart", "alice"]);
+    // The interface of the first one is gone, so they did not end in any orderly way.
+    let again = connect();
+    assert_refused(Talk::open(&wire.jail("alice"), outside(80)), "one more");
+    drop((open, again, lost));
 }
 
 #[test]
@@ -83,6 +111,6 @@ fn nothing_passes_when_the_volume_of_the_month_is_used_up() {
     Talk::open(&bob, outside(80)).expect("a neighbour goes on").echo(4 << 20).expect("goes on");
     // The operator gives more.
     wire.declare("alice", "month = { bytes = \"8M\", then = \"stop\" }");
-    assert_eq!(wire.update("alice"), bailiwick_proto::NetReply::Done);
+    assert_eq!(wire.update("alice"), NetReply::Done);
     Talk::open(&wire.jail("alice"), outside(80)).expect("connects again");
 }

@@ -7,7 +7,7 @@ use bailiwick_netlink::message::{Received, Writer, find, find_be32, find_be64};
 use bailiwick_netlink::route::{Family, address, octets};
 use bailiwick_netlink::socket::{Error, Socket};
 use bailiwick_sys::netlink::Protocol;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 // The names and numbers of linux/netfilter/nfnetlink.h and linux/netfilter/nfnetlink_conntrack.h.
@@ -154,24 +154,33 @@ impl Conntrack {
         })
     }
 
-    /// Deletes all connections that an address began, and returns how many. Their next packets begin new ones.
+    /// Deletes all connections that some addresses began, and returns how many. Their next packets begin new ones.
     ///
     /// # Errors
-    /// [`Error::Refused`]; [`Error::Busy`] when the address begins connections faster than they are deleted.
-    pub fn delete_of(&mut self, source: IpAddr) -> Result<usize, Error> {
-        let what = format!("delete connections of {source}");
+    /// [`Error::Refused`]; [`Error::Busy`] when an address begins connections faster than they are deleted.
+    pub fn delete_of(&mut self, sources: &BTreeSet<IpAddr>) -> Result<usize, Error> {
+        let of = |family| sources.iter().copied().filter(|source| Family::of(*source) == family).collect();
+        Ok(self.delete_of_family(Family::V4, &of(Family::V4))? + self.delete_of_family(Family::V6, &of(Family::V6))?)
+    }
+
+    fn delete_of_family(&mut self, family: Family, sources: &BTreeSet<IpAddr>) -> Result<usize, Error> {
+        let (what, request_all) = match (sources.first(), sources.len()) {
+            (None, _) => return Ok(0),
+            (Some(source), 1) => (format!("delete connections of {source}"), request_of(*source)),
+            (Some(_), count) => (format!("delete connections of {count} addresses"), request(GET, family)),
+        };
         let mut deleted = 0;
         for _ in 0..ROUNDS {
-            let some =
-                self.socket.dump(&what, &mut request_of(source), Vec::new, |all: &mut Vec<Identity>, message| {
-                    if all.len() < CHUNK {
-                        all.extend(identity(&message, source));
-                    }
-                    Ok(())
-                })?;
+            let mut listing = request_all.clone();
+            let some = self.socket.dump(&what, &mut listing, Vec::new, |all: &mut Vec<Identity>, message| {
+                if all.len() < CHUNK {
+                    all.extend(identity(&message, sources));
+                }
+                Ok(())
+            })?;
             let is_last = some.len() < CHUNK;
             for (tuple, id) in some {
-                let mut writer = request(DELETE, Family::of(source));
+                let mut writer = request(DELETE, family);
                 writer.nest(ORIGINAL, |to| to.raw(&tuple));
                 if let Some(id) = id {
                     writer.put_be32(ID, id);
@@ -225,11 +234,11 @@ fn addresses(tuple: &[u8]) -> Option<(IpAddr, IpAddr)> {
     Some((one(V4_SOURCE, V6_SOURCE)?, one(V4_DESTINATION, V6_DESTINATION)?))
 }
 
-fn identity(message: &Received<'_>, source: IpAddr) -> Option<Identity> {
+fn identity(message: &Received<'_>, sources: &BTreeSet<IpAddr>) -> Option<Identity> {
     let body = attributes_of(message)?;
     let tuple = find(body, ORIGINAL)?;
     let (from, _) = addresses(tuple)?;
-    (from == source).then(|| (tuple.to_vec(), find_be32(body, ID)))
+    sources.contains(&from).then(|| (tuple.to_vec(), find_be32(body, ID)))
 }
 
 fn parse(message: &Received<'_>) -> Option<Connection> {
@@ -267,7 +276,7 @@ mod tests {
         fn no_bytes_make_the_parsers_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let message = Received { kind: NEW, flags: 0, sequence: 1, body: &bytes };
             let _none = parse(&message);
-            prop_assert_eq!(identity(&message, IpAddr::from([10, 0, 0, 1])), None);
+            prop_assert_eq!(identity(&message, &BTreeSet::from([IpAddr::from([10, 0, 0, 1])])), None);
         }
     }
 }

@@ -138,7 +138,13 @@ pub fn counts(set: &str) -> bool {
 /// Whether the kernel adds elements to a set, when packets come.
 #[must_use]
 pub fn grows_by_itself(set: &str) -> bool {
-    set == RECORDED || set.starts_with(REFUSED_PREFIX) || is_of_policy(set) && set.ends_with(OPEN)
+    set == RECORDED || set.starts_with(REFUSED_PREFIX) || counts_connections(set)
+}
+
+/// Whether a set counts the open connections of each tenant.
+#[must_use]
+pub fn counts_connections(set: &str) -> bool {
+    set.strip_prefix(COUNTING_PREFIX).is_some_and(|most| most.parse::<u32>().is_ok())
 }
 
 const REFUSED_PREFIX: &str = "refused-";
@@ -440,10 +446,10 @@ fn passed() -> Vec<Rule> {
     vec![Rule::new([iifname().set_priority(CLASSES)]), Rule::new([iifname().concat(nfproto()).lookup(SENT), accept()])]
 }
 
-/// The rules that tenants with the same policy share.
+/// The rules that tenants share who have the same policy, or the same number of connections.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PolicyRules {
-    /// The name of the chain that decides about the first packet of a connection. The names of all others begin with it.
+pub struct SharedRules {
+    /// The name. Those of all chains and sets begin with it.
     pub name: String,
     /// The sets that its chains look into.
     pub sets: Vec<Set>,
@@ -456,15 +462,9 @@ pub struct PolicyRules {
 /// What all chains of policies are called, before a number that follows from their content.
 const POLICY_PREFIX: &str = "policy-";
 
-/// Whether a chain or a set is one of a policy.
-#[must_use]
-pub fn is_of_policy(name: &str) -> bool {
-    name.starts_with(POLICY_PREFIX)
-}
-
 /// The rules of a policy. Tenants whose policies say the same have the same chain.
 #[must_use]
-pub fn policy(network: &Network, names: &BTreeMap<DomainName, Vec<IpAddr>>) -> PolicyRules {
+pub fn policy(network: &Network, names: &BTreeMap<DomainName, Vec<IpAddr>>) -> SharedRules {
     let draft = PolicyDraft::new(network, names);
     // FNV-1a over everything that the rules follow from. Two policies with one number would share rules, so it is not short.
     let hash = |start: u64| {
@@ -486,7 +486,6 @@ struct Group {
 /// What the rules of a policy follow from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct PolicyDraft {
-    connections: u32,
     dns: bool,
     smtp: bool,
     groups: Vec<Group>,
@@ -510,13 +509,12 @@ impl PolicyDraft {
         }
         let groups = by_ports.into_iter().map(|(ports, to)| Group::new(ports, to)).filter(|group| !group.to.is_empty());
         let dns = network.ports.contains(&Ports::Dns);
-        Self { connections: network.connections, dns, smtp: network.smtp, groups: groups.collect() }
+        Self { dns, smtp: network.smtp, groups: groups.collect() }
     }
 
-    fn rules(self, name: &str) -> PolicyRules {
-        let Self { connections, dns, smtp, groups } = self;
-        let (open, counting) = counting(name, connections);
-        let (mut sets, mut elements) = (vec![open], Elements::new());
+    fn rules(self, name: &str) -> SharedRules {
+        let Self { dns, smtp, groups } = self;
+        let (mut sets, mut elements) = (Vec::new(), Elements::new());
         for (index, group) in groups.iter().enumerate() {
             group.add_sets(&format!("{name}-{index}"), &mut sets, &mut elements);
         }
@@ -541,10 +539,9 @@ impl PolicyDraft {
             rules.push(Rule::new([way.refuses(RefusedPacket::NotAllowed)]));
             rules
         };
-        let judges =
-            [Chain::called(name, rules(Way::Forth)), Chain::called(&format!("{name}{BACK}"), rules(Way::Back))];
-        let chains = counting.into_iter().chain(judges).collect();
-        PolicyRules { name: name.to_owned(), sets, elements, chains }
+        let chains =
+            vec![Chain::called(name, rules(Way::Forth)), Chain::called(&format!("{name}{BACK}"), rules(Way::Back))];
+        SharedRules { name: name.to_owned(), sets, elements, chains }
     }
 }
 
@@ -607,34 +604,49 @@ impl Way {
     }
 }
 
-/// The ends of the names of a policy's set of tenants with open connections, and of the chains that count these.
-const OPEN: &str = "-open";
+/// The end of the name of the chain of a policy that judges answers.
+const BACK: &str = "-back";
+/// What the set of tenants with open connections is called, before how many each may have.
+const COUNTING_PREFIX: &str = "connections-";
+/// The ends of the names of the chains that count a new connection of whoever sends, and of whoever receives.
 const OUT: &str = "-out";
 const IN: &str = "-in";
-/// The end of the name of the chain that judges answers.
-const BACK: &str = "-back";
 
-/// The set of tenants with open connections, and the chains that count a new connection of whoever sends or receives it.
+/// The rules that count the open connections of all tenants who may have as many. They are no part of a policy, so that a changed
+/// policy begins no count anew.
 ///
 /// Danger: the kernel forgets an element that counts connections as soon as there are none. So rules make the elements, and the number
 /// is in the rules.
-fn counting(name: &str, most: u32) -> (Set, [Chain; 2]) {
-    let open = format!("{name}{OPEN}");
-    let set = Set::new(&open, &[Field::Ifname]).dynamic().size(MOST_TENANTS).with(connections_over(most));
+#[must_use]
+pub fn counting(most: u32) -> SharedRules {
+    let name = counting_name(most);
+    let set = Set::new(&name, &[Field::Ifname]).dynamic().size(MOST_TENANTS).with(connections_over(most));
     let over = || vec![connections_over(most)];
-    let sends = Rule::new([iifname().add_to(&open, Duration::ZERO, over()), refuse(RefusedPacket::Connections)]);
+    let sends = Rule::new([iifname().add_to(&name, Duration::ZERO, over()), refuse(RefusedPacket::Connections)]);
     let from_host = iifname().eq(Value::Ifname(ROUTER_LINK));
     let receives = [
-        Rule::new([from_host, oifname().add_to(&open, Duration::ZERO, over()), drop()]),
+        Rule::new([from_host, oifname().add_to(&name, Duration::ZERO, over()), drop()]),
         Rule::new([
             iifname().ne(Value::Ifname(ROUTER_LINK)),
-            oifname().add_to(&open, Duration::ZERO, over()),
+            oifname().add_to(&name, Duration::ZERO, over()),
             refuse(RefusedPacket::Connections),
         ]),
     ];
-    let chains =
-        [Chain::called(&format!("{name}{OUT}"), vec![sends]), Chain::called(&format!("{name}{IN}"), receives.into())];
-    (set, chains)
+    let chains = vec![
+        Chain::called(&format!("{name}{OUT}"), vec![sends]),
+        Chain::called(&format!("{name}{IN}"), receives.into()),
+    ];
+    SharedRules { name, sets: vec![set], elements: Elements::new(), chains }
+}
+
+/// The key of a tenant in the set that counts its connections.
+#[must_use]
+pub fn counted_by(number: u32) -> Element {
+    Element::new(&[Value::Ifname(&ifname(number))])
+}
+
+fn counting_name(most: u32) -> String {
+    format!("{COUNTING_PREFIX}{most}")
 }
 
 /// The port of resolvers (RFC 1035).
@@ -756,8 +768,9 @@ pub fn tenant(rules: &TenantRules<'_>, policy: &str) -> Elements {
     add(&mut all, JUDGED, Element::new(&[link, mark]));
     add(&mut all, POLICY, Element::new(&[link]).verdict(Verdict::Goto(policy.to_owned())));
     add(&mut all, ANSWERS, Element::new(&[link]).verdict(Verdict::Goto(format!("{policy}{BACK}"))));
+    let counting = counting_name(network.connections);
     for (map, end) in [(COUNTED_OUT, OUT), (COUNTED_IN, IN)] {
-        add(&mut all, map, Element::new(&[link]).verdict(Verdict::Jump(format!("{policy}{end}"))));
+        add(&mut all, map, Element::new(&[link]).verdict(Verdict::Jump(format!("{counting}{end}"))));
     }
     if let Some(bytes) = volume(network) {
         add(&mut all, MONTH, month(*number, bytes, *used));
@@ -800,11 +813,6 @@ pub fn lead_to(elements: &mut Elements, policy: &str) {
     }
     for element in elements.get_mut(ANSWERS).into_iter().flatten() {
         *element = element.clone().verdict(Verdict::Goto(format!("{policy}{BACK}")));
-    }
-    for (map, end) in [(COUNTED_OUT, OUT), (COUNTED_IN, IN)] {
-        for element in elements.get_mut(map).into_iter().flatten() {
-            *element = element.clone().verdict(Verdict::Jump(format!("{policy}{end}")));
-        }
     }
 }
 
@@ -872,16 +880,16 @@ mod tests {
         Network { allow, ports, ..Network::with_mode(NetworkMode::Outbound) }
     }
 
-    fn rules(network: &Network) -> PolicyRules {
+    fn rules(network: &Network) -> SharedRules {
         policy(network, &BTreeMap::new())
     }
 
     /// The chain that decides about the first packet of a connection.
-    fn decides(rules: &PolicyRules) -> &Chain {
+    fn decides(rules: &SharedRules) -> &Chain {
         rules.chains.iter().find(|chain| chain.name == rules.name).expect("it is there")
     }
 
-    fn looks_into(rules: &PolicyRules, set: &str) -> bool {
+    fn looks_into(rules: &SharedRules, set: &str) -> bool {
         let looks = |expression: &Expr| matches!(expression, Expr::Lookup { set: other, .. } if other == set);
         decides(rules).rules.iter().flat_map(|rule| &rule.expressions).any(looks)
     }
@@ -897,7 +905,10 @@ mod tests {
         }
         let mail = Network { smtp: true, ..one.clone() };
         assert_ne!(rules(&one).name, rules(&mail).name);
-        assert!(is_of_policy(&rules(&one).name) && !is_of_policy(OUTBOUND));
+        let more = Network { connections: one.connections + 1, ..one.clone() };
+        assert_eq!(rules(&one), rules(&more), "they are counted by other rules");
+        let sets: Vec<_> = counting(7).sets.into_iter().map(|set| set.name).collect();
+        assert!(sets.iter().all(|set| counts_connections(set)) && !counts_connections(COUNTED_OUT));
     }
 
     #[test]
@@ -942,7 +953,7 @@ mod tests {
     fn a_name_without_an_address_allows_nothing() {
         let name: DomainName = "api.example".parse().expect("a name");
         let network = network(&["api.example"], &["tcp/443"]);
-        let passes = |rules: &PolicyRules| {
+        let passes = |rules: &SharedRules| {
             let passes = Expr::Verdict(Verdict::Goto(ALLOWED.to_owned()));
             decides(rules).rules.iter().filter(|rule| rule.expressions.last() == Some(&passes)).count()
         };

@@ -32,12 +32,13 @@ use bailiwick_policy::{Host, Store};
 use bailiwick_proto::net::NetProblem;
 use bailiwick_proto::{Failure, NetReply, NetRequest};
 use bailiwick_rules::router::RouterSettings;
-use bailiwick_types::{ExitStatus, NetworkMode, TenantName};
+use bailiwick_types::{ExitStatus, NetworkMode, NetworkTraffic, TenantName};
 use desired::Desired;
 use evidence::Evidence;
 use found::{Difference, Found};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -105,6 +106,8 @@ pub(crate) struct Router {
     settings: RouterSettings,
     /// What should be in force for each tenant with a link.
     tenants: BTreeMap<TenantName, Desired>,
+    /// Addresses of jails that are gone. Their connections still count until they are forgotten, within a second.
+    left: BTreeSet<IpAddr>,
     /// The number of nftables' changes after the last one of ours.
     generation: u32,
     compared: Instant,
@@ -142,6 +145,7 @@ impl Router {
             report,
             settings,
             tenants,
+            left: BTreeSet::new(),
             generation: 0,
             compared: Instant::now(),
             counted: (Instant::now(), usage::month(SystemTime::now())),
@@ -204,8 +208,11 @@ impl Router {
 
     /// Looks at everything that may have changed by itself. Once a second.
     pub(crate) fn look(&mut self, log: &mut impl FnMut(&str)) {
-        let looked =
-            self.look_at_report().and_then(|()| self.look_at_kernel(log)).and_then(|()| self.look_at_months(log));
+        let looked = self
+            .look_at_report()
+            .and_then(|()| self.look_at_kernel(log))
+            .and_then(|()| self.look_at_months(log))
+            .and_then(|()| self.forget_connections());
         if let Err(error) = looked {
             log(&format!("event=not-compared reason={:?}", Failure::new(ExitStatus::Failed, &error).message));
         }
@@ -246,7 +253,6 @@ impl Router {
             if !old.is_as(&desired) {
                 self.put_in_force(&name, &desired)?;
                 self.tenants.insert(name, desired);
-                self.remove_policy_of(&old)?;
             }
         }
         Ok(())
@@ -311,18 +317,48 @@ impl Router {
         Ok(())
     }
 
+    /// Forgets the connections of jails that are gone.
+    fn forget_connections(&mut self) -> Result<(), RouterError> {
+        self.conntrack.delete_of(&self.left)?;
+        self.left.clear();
+        Ok(())
+    }
+
+    /// Forgets the connections of an earlier jail of a tenant, if it ended a moment ago and had some.
+    fn forget_connections_of_last_jail(&mut self, name: &TenantName) -> Result<(), RouterError> {
+        let Some(last) = self.tenants.get(name).cloned() else { return Ok(()) };
+        if self.has_connections(&last)? {
+            self.left.extend(last.addresses.all());
+            self.forget_connections()?;
+        }
+        Ok(())
+    }
+
     /// Adds to the volumes of the month what the kernel has counted since the last time; returns which counts went backwards.
     fn count(&mut self) -> Result<Vec<Difference>, RouterError> {
-        let month = usage::month(SystemTime::now());
         let mut differences = Vec::new();
         for (name, traffic) in self.traffic()? {
-            let counting = self.usage.add(&name, traffic.bytes(), month);
-            if let (true, Counting::Backward { before, now }) = (self.has_counted, counting) {
-                differences.push(Difference::backward(name, before, now));
-            }
+            differences.extend(self.add(&name, traffic));
         }
         self.has_counted = true;
         Ok(differences)
+    }
+
+    /// The same of one tenant.
+    fn count_one(&mut self, name: &TenantName, number: u32) -> Result<(), RouterError> {
+        let traffic = self.traffic_of(number)?;
+        let differences = self.add(name, traffic).into_iter().collect();
+        self.found.note(differences, SystemTime::now());
+        Ok(())
+    }
+
+    fn add(&mut self, name: &TenantName, traffic: NetworkTraffic) -> Option<Difference> {
+        match self.usage.add(name, traffic.bytes(), usage::month(SystemTime::now())) {
+            Counting::Backward { before, now } if self.has_counted => {
+                Some(Difference::backward(name.clone(), before, now))
+            }
+            Counting::Backward { .. } | Counting::Forward => None,
+        }
     }
 
     /// Handles a request. Changes come from root only, which the caller has checked.
@@ -371,6 +407,7 @@ impl Router {
             }
             self.begin_anew(number)?;
         }
+        self.forget_connections_of_last_jail(name)?;
         // A link of an earlier jail with this number leads nowhere any more.
         jail_link::remove(&mut self.route, number)?;
         // Whatever was changed by others is put right before anybody can send.
@@ -392,8 +429,7 @@ impl Router {
         if desired.volume().is_none() {
             return Ok(desired);
         }
-        let differences = self.count().map_err(|error| failed(name, "count for", &error))?;
-        self.found.note(differences, SystemTime::now());
+        self.count_one(name, number).map_err(|error| failed(name, "count for", &error))?;
         self.desired(name, number)?.ok_or_else(|| no_network(name))
     }
 
@@ -439,8 +475,9 @@ impl Router {
     /// Takes the rules of a tenant away. What it has used stays.
     fn disconnect(&mut self, name: &TenantName) -> Result<(), RouterError> {
         let Some(old) = self.tenants.remove(name) else { return Ok(()) };
+        self.left.extend(old.addresses.all());
         self.take_out_of_force(&old)?;
-        self.remove_policy_of(&old)
+        self.remove_shared_of(&old)
     }
 
     /// Forgets a tenant whose data is purged: the next one of that name begins at zero.

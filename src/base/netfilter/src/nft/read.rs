@@ -167,6 +167,28 @@ impl NftSocket {
         Ok(parts.into_iter().map(|(element, _)| element).collect())
     }
 
+    /// Returns the element of a set that has the key of another one, with its counts; `None` when there is none. Not for a set of
+    /// ranges.
+    ///
+    /// # Errors
+    /// [`Error::Refused`]. There is none in a set that is not there.
+    pub fn element(&mut self, table: &str, set: &Set, key: &Element) -> Result<Option<Element>, Error> {
+        let what = format!("find an element of set {table} {}", set.name);
+        let mut writer = request(GET_ELEMENTS);
+        write_set_name(table, &set.name, &mut writer);
+        writer.nest(ELEMENTS, |list| Element { expressions: Vec::new(), ..key.clone() }.write(false, list));
+        let mut found = None;
+        let asked = self.socket.ask(&what, &mut writer, |message| {
+            let list = body(&message, NEW_ELEMENTS).and_then(|body| find(body, ELEMENTS));
+            found = list.and_then(|list| attributes(list).find_map(|(_, item)| Element::parse(item)));
+        });
+        match asked {
+            Err(error) if error.errno() == Some(libc::ENOENT) => Ok(None),
+            Err(error) => Err(error),
+            Ok(()) => Ok(found.map(|(element, _)| element)),
+        }
+    }
+
     /// Makes a `T` with `new` and adds each element of a set to it with `each`, without keeping all elements. It begins anew when
     /// the set changed meanwhile. A range of a set with one field comes as two elements, of which only the first is given.
     ///

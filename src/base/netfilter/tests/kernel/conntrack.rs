@@ -5,6 +5,7 @@ use bailiwick_netfilter::conntrack::{Connection, Conntrack};
 use bailiwick_netfilter::nft::terms::{accept, ct_state, state};
 use bailiwick_netfilter::nft::{BaseChain, Batch, Chain, ChainKind, Hook, NftSocket, Policy, Rule, Table};
 use bailiwick_netlink::route::{Address, Family, RouteSocket, State};
+use std::iter;
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 
 /// Connections are tracked where a rule asks for them.
@@ -27,10 +28,12 @@ fn connections_of_an_address_of_ipv6_are_told_from_those_of_others() {
             route.add_address(&Address::new(index("lo"), address, 128)).expect("adds");
         }
         route.set_link_state(index("lo"), State::Up).expect("up");
-        let receiver = UdpSocket::bind((sources[0], 9)).expect("binds");
+        // Addresses may be used a moment after they were added.
+        let bind = |source, port| iter::repeat_with(|| UdpSocket::bind((source, port))).find_map(Result::ok);
+        let receiver = bind(sources[0], 9).expect("binds");
         for (source, count) in [(sources[0], 2), (sources[1], 3)] {
             for _ in 0..count {
-                let socket = UdpSocket::bind((source, 0)).expect("binds");
+                let socket = bind(source, 0).expect("binds");
                 socket.send_to(&[0; 44], (sources[0], 9)).expect("sends");
                 receiver.recv(&mut [0; 44]).expect("receives");
             }
@@ -38,7 +41,7 @@ fn connections_of_an_address_of_ipv6_are_told_from_those_of_others() {
         let mut conntrack = Conntrack::open().expect("opens");
         let mut counts = || sources.map(|source| conntrack.connections_of(source, 1).expect("lists").total);
         assert_eq!(counts(), [2, 3]);
-        assert_eq!(Conntrack::open().expect("opens").delete_of(sources[0]).expect("deletes"), 2);
+        assert_eq!(Conntrack::open().expect("opens").delete_of(&[sources[0]].into()).expect("deletes"), 2);
         assert_eq!(counts(), [0, 3]);
     });
 }
@@ -81,10 +84,10 @@ fn connections_of_one_source_are_listed_counted_and_deleted() {
         assert_eq!(counts.into_iter().collect::<Vec<_>>(), [(sources[0], 6), (sources[1], 3)]);
         assert!(conntrack.count_by_source(Family::V4, 1).is_err());
 
-        assert_eq!(conntrack.delete_of(IpAddr::from([10, 0, 9, 9])).expect("none"), 0);
-        assert_eq!(conntrack.delete_of("fd00::1".parse().expect("an address")).expect("none"), 0);
+        let nobody = ["10.0.9.9", "10.0.9.8", "fd00::1"].map(|text| text.parse().expect("an address"));
+        assert_eq!(conntrack.delete_of(&nobody.into()).expect("none"), 0);
         assert_eq!(conntrack.connections(Family::V4, 0).expect("lists").total, 9);
-        assert_eq!(conntrack.delete_of(sources[0]).expect("deletes"), 6);
+        assert_eq!(conntrack.delete_of(&[sources[0], nobody[0]].into()).expect("deletes"), 6);
         let left = conntrack.count_by_source(Family::V4, 10).expect("counts");
         assert_eq!(left.into_iter().collect::<Vec<_>>(), [(sources[1], 3)]);
     });

@@ -501,5 +501,11 @@ fn a_rule_fills_a_dynamic_set() {
         send(&tenant, 2, 3);
         let found = socket.elements(T, &seen, LIMIT).expect("lists");
         assert_eq!(found, [Element::new(&[ip("10.0.1.2"), Value::Service(9)]).with(counted(3, 3 * PACKET))]);
+        let mut at = |set: &Set, port| {
+            let key = Element::new(&[ip("10.0.1.2"), Value::Service(port)]).with(counted(0, 0));
+            socket.element(T, set, &key).expect("finds")
+        };
+        assert_eq!(at(&seen, 9).as_ref(), found.first());
+        assert_eq!((at(&seen, 10), at(&Set::new("none", &[Field::Ipv4]), 9)), (None, None));
     });
 }

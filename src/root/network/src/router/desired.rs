@@ -4,7 +4,7 @@ use super::Router;
 use bailiwick_plan::network::Addresses;
 use bailiwick_policy::Tenant;
 use bailiwick_proto::Failure;
-use bailiwick_rules::router::{self, Elements, PolicyRules, TenantRules};
+use bailiwick_rules::router::{self, Elements, SharedRules, TenantRules};
 use bailiwick_types::{
     Bound, ByteRate, DomainName, ExitStatus, LinkDirection, MonthlyVolume, Network, NetworkMode, Port, TenantName,
     WhenOver,
@@ -19,7 +19,9 @@ pub(super) struct Desired {
     pub(super) number: u32,
     pub(super) addresses: Addresses,
     /// The chains that decide for it, and for all with the same policy.
-    pub(super) policy: PolicyRules,
+    policy: SharedRules,
+    /// Those that count its connections, and those of all with the same number.
+    counting: SharedRules,
     /// Its elements of all sets.
     pub(super) elements: Elements,
     /// The policy that all this follows from.
@@ -50,6 +52,11 @@ impl Desired {
 }
 
 impl Desired {
+    /// The rules that it shares with others.
+    pub(super) fn shared(&self) -> [&SharedRules; 2] {
+        [&self.policy, &self.counting]
+    }
+
     /// The bytes of a month after which its network stops.
     pub(super) fn volume(&self) -> Option<u64> {
         router::volume(&self.network)
@@ -145,6 +152,7 @@ impl Router {
             number,
             addresses,
             policy,
+            counting: router::counting(network.connections),
             elements,
             network: network.clone(),
             used,

@@ -7,7 +7,7 @@ use super::found::Difference;
 use super::{Router, RouterError};
 use bailiwick_netfilter::nft::{Batch, Element, Set, Table, TableDump};
 use bailiwick_netlink::Error;
-use bailiwick_rules::router::{self, Elements, MONTH, PolicyRules, RouterSettings, TABLE};
+use bailiwick_rules::router::{self, Elements, MONTH, RouterSettings, SharedRules, TABLE};
 use bailiwick_types::{RefusedPacket, TenantName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
@@ -25,34 +25,34 @@ impl Router {
     /// Puts the rules of a tenant in force, in place of its last ones.
     pub(super) fn put_in_force(&mut self, name: &TenantName, desired: &Desired) -> Result<(), RouterError> {
         let old = self.tenants.get(name).map(|old| old.elements.clone()).unwrap_or_default();
-        let is_there = self.is_used(&desired.policy.name, None);
-        let policy = (!is_there).then_some(&desired.policy);
-        let replaced = self.tenants.get(name).map(|old| old.policy.clone());
-        let replaced = replaced.filter(|old| old.name != desired.policy.name && !self.is_used(&old.name, Some(name)));
+        let new: Vec<_> = desired.shared().into_iter().filter(|rules| !self.is_used(&rules.name, None)).collect();
+        let replaced = self.tenants.get(name).map(|old| old.shared().map(Clone::clone)).into_iter().flatten();
+        let is_kept = |rules: &SharedRules| desired.shared().into_iter().any(|new| new.name == rules.name);
+        let replaced = replaced.filter(|rules| !is_kept(rules) && !self.is_used(&rules.name, Some(name)));
+        let replaced: Vec<_> = replaced.collect();
         let sets = sets_of(&self.settings);
         self.commit(|batch| {
-            if let Some(policy) = policy {
-                for set in &policy.sets {
-                    batch.add_set(TABLE, set);
-                    batch.add_elements(TABLE, set, policy.elements.get(&set.name).into_iter().flatten());
-                }
-                for chain in &policy.chains {
-                    batch.add_chain(TABLE, chain);
-                    batch.replace_rules(TABLE, &chain.name, &chain.rules);
-                }
+            for rules in &new {
+                add_shared(batch, rules);
             }
             change(batch, &sets, &old, &desired.elements);
             // Those that are there go on counting.
             change(batch, &sets, &Elements::new(), &router::counters(desired.number));
-            if let Some(replaced) = &replaced {
-                remove_policy(batch, replaced);
+            for rules in &replaced {
+                remove_shared(batch, rules);
             }
         })
     }
 
-    /// Whether a tenant has a policy, without one of them.
-    fn is_used(&self, policy: &str, without: Option<&TenantName>) -> bool {
-        self.tenants.iter().any(|(name, desired)| Some(name) != without && desired.policy.name == policy)
+    /// Whether a tenant needs shared rules, without one of them.
+    fn is_used(&self, rules: &str, without: Option<&TenantName>) -> bool {
+        let mut others = self.tenants.iter().filter(|(name, _)| Some(*name) != without);
+        others.any(|(_, desired)| desired.shared().into_iter().any(|other| other.name == rules))
+    }
+
+    /// The rules that tenants share, each once.
+    fn all_shared(&self) -> BTreeMap<&str, &SharedRules> {
+        self.tenants.values().flat_map(Desired::shared).map(|rules| (rules.name.as_str(), rules)).collect()
     }
 
     /// Takes the rules of a tenant away, but not its counts.
@@ -67,9 +67,8 @@ impl Router {
     /// Makes everything begin anew for a number that belongs to another tenant now: its counts, and its connections, whose answers
     /// are not for the next one.
     pub(super) fn begin_anew(&mut self, number: u32) -> Result<(), RouterError> {
-        for address in self.pools.tenant(number).iter().flat_map(|addresses| addresses.all()) {
-            self.conntrack.delete_of(address)?;
-        }
+        self.left.extend(self.pools.tenant(number).iter().flat_map(|addresses| addresses.all()));
+        self.forget_connections()?;
         self.count_from_zero(number)
     }
 
@@ -96,12 +95,25 @@ impl Router {
         self.commit(|batch| change(batch, &sets, &old, &new))
     }
 
-    /// Removes the chain of a policy, if no tenant has it any more.
-    pub(super) fn remove_policy_of(&mut self, old: &Desired) -> Result<(), RouterError> {
-        if self.is_used(&old.policy.name, None) {
-            return Ok(());
+    /// Removes what a tenant has shared with others, if nobody else has it.
+    pub(super) fn remove_shared_of(&mut self, old: &Desired) -> Result<(), RouterError> {
+        let unused: Vec<_> = old.shared().into_iter().filter(|rules| !self.is_used(&rules.name, None)).collect();
+        self.commit(|batch| {
+            for rules in &unused {
+                remove_shared(batch, rules);
+            }
+        })
+    }
+
+    /// Whether connections of a tenant are open that count.
+    pub(super) fn has_connections(&mut self, desired: &Desired) -> Result<bool, RouterError> {
+        let key = router::counted_by(desired.number);
+        for set in desired.shared().into_iter().flat_map(|rules| &rules.sets) {
+            if router::counts_connections(&set.name) && self.nft.element(TABLE, set, &key)?.is_some() {
+                return Ok(true);
+            }
         }
-        self.commit(|batch| remove_policy(batch, &old.policy))
+        Ok(false)
     }
 
     /// Begins the volume of a new month.
@@ -159,14 +171,12 @@ impl Router {
         Ok(found)
     }
 
-    /// The table with the chains of all policies.
+    /// The table with all rules that tenants share.
     fn wanted_table(&self) -> Table {
         let mut table = router::table(&self.settings);
-        let policies: BTreeMap<_, _> =
-            self.tenants.values().map(|desired| (&desired.policy.name, &desired.policy)).collect();
-        for policy in policies.into_values() {
-            table.sets.extend(policy.sets.iter().cloned());
-            table.chains.extend(policy.chains.iter().cloned());
+        for rules in self.all_shared().into_values() {
+            table.sets.extend(rules.sets.iter().cloned());
+            table.chains.extend(rules.chains.iter().cloned());
         }
         table
     }
@@ -174,10 +184,8 @@ impl Router {
     /// The elements of all sets but those that count.
     fn wanted_elements(&self) -> Elements {
         let mut all = router::common(&self.settings);
-        let policies: BTreeMap<_, _> =
-            self.tenants.values().map(|desired| (&desired.policy.name, &desired.policy)).collect();
-        let of_policies = policies.into_values().map(|policy| &policy.elements);
-        for elements in of_policies.chain(self.tenants.values().map(|desired| &desired.elements)) {
+        let shared = self.all_shared().into_values().map(|rules| &rules.elements);
+        for elements in shared.chain(self.tenants.values().map(|desired| &desired.elements)) {
             for (set, elements) in elements {
                 all.entry(set.clone()).or_default().extend(elements.iter().cloned());
             }
@@ -196,8 +204,8 @@ impl Router {
         let what = match dump {
             None => "the router had no rules; it has them again".to_owned(),
             Some(dump) => {
-                let keeps =
-                    |set: &&Set| router::counts(&set.name) && wanted.sets.iter().any(|other| is_same(other, set));
+                let stays = |name: &str| router::counts(name) || router::counts_connections(name);
+                let keeps = |set: &&Set| stays(&set.name) && wanted.sets.iter().any(|other| is_same(other, set));
                 batch.flush_table(TABLE);
                 for set in dump.table.sets.iter().filter(|set| !keeps(set)) {
                     batch.delete_set(TABLE, &set.name);
@@ -298,13 +306,25 @@ fn is_same(one: &Set, other: &Set) -> bool {
     plain(one) == plain(other)
 }
 
-/// Removes the chains and sets of a policy that nothing leads to any more.
-fn remove_policy(batch: &mut Batch, policy: &PolicyRules) {
-    for chain in policy.chains.iter().rev() {
+/// Adds shared rules that are not there.
+fn add_shared(batch: &mut Batch, rules: &SharedRules) {
+    for set in &rules.sets {
+        batch.add_set(TABLE, set);
+        batch.add_elements(TABLE, set, rules.elements.get(&set.name).into_iter().flatten());
+    }
+    for chain in &rules.chains {
+        batch.add_chain(TABLE, chain);
+        batch.replace_rules(TABLE, &chain.name, &chain.rules);
+    }
+}
+
+/// Removes shared rules that nothing leads to any more.
+fn remove_shared(batch: &mut Batch, rules: &SharedRules) {
+    for chain in rules.chains.iter().rev() {
         batch.flush_chain(TABLE, &chain.name);
         batch.delete_chain(TABLE, &chain.name);
     }
-    for set in &policy.sets {
+    for set in &rules.sets {
         batch.delete_set(TABLE, &set.name);
     }
 }

@@ -23,19 +23,26 @@ impl Router {
         let mut by_number: BTreeMap<u32, NetworkTraffic> = BTreeMap::new();
         for name in [SENT, RECEIVED] {
             for element in self.elements_of(name)? {
-                let (Some((number, Some(family))), Some((packets, bytes))) =
-                    (parse_key(&element.key), element.counter())
-                else {
-                    continue;
-                };
-                let traffic = by_number.entry(number).or_default();
-                let of_family = if family == Family::V4 { &mut traffic.ipv4 } else { &mut traffic.ipv6 };
-                let Traffic { sent, received } = of_family;
-                *(if name == SENT { sent } else { received }) = Volume { bytes, packets };
+                if let Some((number, _)) = parse_key(&element.key) {
+                    add_counter(by_number.entry(number).or_default(), name, &element);
+                }
             }
         }
         let numbers = self.usage.numbers();
         Ok(numbers.filter_map(|(name, number)| Some((name.clone(), *by_number.get(&number)?))).collect())
+    }
+
+    /// What one tenant has sent and received since the router counts.
+    pub(super) fn traffic_of(&mut self, number: u32) -> Result<NetworkTraffic, RouterError> {
+        let mut traffic = NetworkTraffic::default();
+        for set in router::table(&self.settings).sets {
+            for key in router::counters(number).remove(&set.name).unwrap_or_default() {
+                if let Some(element) = self.nft.element(TABLE, &set, &key)? {
+                    add_counter(&mut traffic, &set.name, &element);
+                }
+            }
+        }
+        Ok(traffic)
     }
 
     pub(super) fn elements_of(&mut self, name: &str) -> Result<Vec<Element>, RouterError> {
@@ -178,4 +185,14 @@ impl Seen {
         all.extend(foreign.map(|route| format!("a route leads {} over {name}", route.destination)));
         all
     }
+}
+
+/// Adds the count of an element of a set to what a tenant has sent or received.
+fn add_counter(traffic: &mut NetworkTraffic, set: &str, element: &Element) {
+    let (Some((_, Some(family))), Some((packets, bytes))) = (parse_key(&element.key), element.counter()) else {
+        return;
+    };
+    let of_family = if family == Family::V4 { &mut traffic.ipv4 } else { &mut traffic.ipv6 };
+    let Traffic { sent, received } = of_family;
+    *(if set == SENT { sent } else { received }) = Volume { bytes, packets };
 }
