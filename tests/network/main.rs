@@ -7,6 +7,7 @@ mod accounting;
 mod blocked;
 mod clients;
 mod closed;
+mod fragments;
 mod links;
 mod outbound;
 mod policy;

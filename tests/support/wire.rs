@@ -13,7 +13,7 @@ mod servers;
 mod space;
 
 pub use capture::{Capture, Packet};
-pub use frame::{Frame, Macs, echo_v4, echo_v6, udp, udp_v4, udp_v6};
+pub use frame::{Frame, Macs, checksum, echo_v4, echo_v6, udp, udp_v4, udp_v6};
 pub use space::{Program, Space};
 
 use crate::{Host, until};

@@ -13,9 +13,9 @@
 
 use crate::ranges::{ends, merged, merged_ports};
 use bailiwick_netfilter::nft::terms::{
-    Load, accept, connections_over, counted, ct_mark, ct_state, ct_status, direction, drop, goto, icmp_type, iifname,
-    ip_daddr, ip_saddr, ip6_daddr, ip6_saddr, is_ipv4, is_ipv6, jump, l4proto, limit, log, nfproto, oifname, protocol,
-    quota_over, reject, set_mark, state, status, th_dport, th_sport,
+    Load, accept, connections_over, counted, ct_mark, ct_state, ct_status, direction, drop, goto, has_header,
+    icmp_type, iifname, ip_daddr, ip_saddr, ip6_daddr, ip6_saddr, is_ipv4, is_ipv6, jump, l4proto, limit, log, nfproto,
+    oifname, protocol, quota_over, reject, set_mark, state, status, th_dport, th_sport,
 };
 use bailiwick_netfilter::nft::{
     BaseChain, Bound, Chain, ChainKind, Direction, Element, Expr, Field, Hook, LimitUnit, Policy, Rejection, Rule, Set,
@@ -92,6 +92,8 @@ const ICMP: u8 = 1;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 const ICMPV6: u8 = 58;
+/// The header of IPv6 with which a sender says which way a packet takes (RFC 8200, 4.4). The kernel drops those of IPv4.
+const ROUTING: u8 = 43;
 /// The types of echo requests and their answers (RFC 792, RFC 4443).
 const ECHO: u8 = 8;
 const ECHO_V6: u8 = 128;
@@ -344,6 +346,8 @@ fn forward() -> Vec<Rule> {
         Rule::new([iifname().eq(Value::Ifname(ROUTER_LINK)), goto(INBOUND)]),
         Rule::new([iifname().lookup(MONTH), refuse(RefusedPacket::Month)]),
         Rule::new([ct_state().has(state::INVALID), refuse(RefusedPacket::Invalid)]),
+        Rule::new([is_ipv6(), has_header(ROUTING), refuse(RefusedPacket::Blocked)])
+            .comment("it names another destination, which nobody has looked at"),
         Rule::new([oifname().eq(Value::Ifname(ROUTER_LINK)), goto(OUTBOUND)]),
         Rule::new([goto(BETWEEN)]),
     ]

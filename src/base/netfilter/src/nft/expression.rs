@@ -502,6 +502,13 @@ pub enum Expr {
         /// Where it is put.
         to: Register,
     },
+    /// Loads whether an IPv6 packet has an extension header: 1 or 0.
+    HasHeader {
+        /// The number of the header (IANA, "IPv6 Extension Header Types").
+        header: u8,
+        /// Where it is put.
+        to: Register,
+    },
     /// One that this crate does not know, or that has an attribute that it does not know. It can be compared, and not be written.
     Other {
         /// Its name.
@@ -510,6 +517,13 @@ pub enum Expr {
         attributes: Vec<u8>,
     },
 }
+
+/// As `nft(8)` asks for one byte of the header.
+const HEADER_LEN: u32 = 1;
+/// `NFT_EXTHDR_F_PRESENT`: the answer is whether there is one.
+const HEADER_PRESENT: u32 = 1;
+/// `NFT_EXTHDR_OP_IPV6`.
+const OF_IPV6: u32 = 0;
 
 fn flag(writer: &mut Writer, kind: u16, flags: u32) {
     if flags != 0 {
@@ -579,6 +593,7 @@ impl Expr {
             Self::Reject(_) => "reject",
             Self::Dynset { .. } => "dynset",
             Self::Fib { .. } => "fib",
+            Self::HasHeader { .. } => "exthdr",
             Self::Other { name, .. } => name,
         }
     }
@@ -731,6 +746,14 @@ impl Expr {
                 out.put_be32(2, *result);
                 out.put_be32(3, *flags);
             }
+            Self::HasHeader { header, to } => {
+                out.put_be32(1, to.number());
+                out.put(2, &[*header]);
+                out.put_be32(3, 0);
+                out.put_be32(4, HEADER_LEN);
+                out.put_be32(5, HEADER_PRESENT);
+                out.put_be32(6, OF_IPV6);
+            }
             Self::Other { attributes, .. } => out.raw(attributes),
         }
     }
@@ -759,7 +782,7 @@ fn known(name: &str) -> &'static [u16] {
         "lookup" => &[1, 2, 3, 5],
         "counter" | "fib" => &[1, 2, 3],
         "quota" => &[1, 2, 3, 4],
-        "limit" => &[1, 2, 3, 4, 5, 6],
+        "limit" | "exthdr" => &[1, 2, 3, 4, 5, 6],
         "log" => &[1, 2, 3, 4],
         "nat" => &[1, 2, 3, 4, 5, 6, 7],
         "dynset" => &[1, 3, 4, 6, 7, 8, 9, 10],
@@ -869,6 +892,12 @@ fn parse_own(name: &str, own: &[u8]) -> Option<Expr> {
             expressions: parse_some(own, 7, 10),
         },
         "fib" => Expr::Fib { result: number(2)?, flags: number(3)?, to: register(1)? },
+        "exthdr" => match (number(3)?, number(4)?, number(5)?, number(6).unwrap_or_default()) {
+            (0, HEADER_LEN, HEADER_PRESENT, OF_IPV6) => {
+                Expr::HasHeader { header: *find(own, 2)?.first()?, to: register(1)? }
+            }
+            _ => return None,
+        },
         _ => return None,
     })
 }
@@ -882,7 +911,7 @@ mod tests {
         #[test]
         fn no_bytes_make_the_parser_panic(
             bytes in proptest::collection::vec(any::<u8>(), 0..200),
-            name in "meta|payload|bitwise|cmp|range|immediate|lookup|ct|connlimit|counter|quota|limit|log|nat|reject|dynset|fib",
+            name in "meta|payload|bitwise|cmp|range|immediate|lookup|ct|connlimit|counter|quota|limit|log|nat|reject|dynset|fib|exthdr",
         ) {
             let _any = Expr::parse(&bytes);
             let _some = parse_own(&name, &bytes);

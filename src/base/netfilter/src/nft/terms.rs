@@ -58,6 +58,7 @@ enum Source {
     Payload(Header, u32),
     Ct(CtKey),
     Fib(u32, u32),
+    HasHeader(u8),
 }
 
 fn load(source: Source, len: u32) -> Load {
@@ -154,6 +155,12 @@ pub fn fib_saddr_iif_oif() -> Load {
     load(Source::Fib(1, 1 | 8), 4)
 }
 
+/// Whether an IPv6 packet has an extension header: 43 is that of routing. Only after [`is_ipv6`].
+#[must_use]
+pub fn has_header(number: u8) -> Term {
+    load(Source::HasHeader(number), 1).compare(Comparison::Equal, vec![1])
+}
+
 /// Whether the packet is one of IPv4.
 #[must_use]
 pub fn is_ipv4() -> Term {
@@ -205,6 +212,7 @@ impl Load {
                 Source::Payload(header, offset) => Expr::Payload { header, offset, len: part.len, to },
                 Source::Ct(key) => Expr::Ct { key, direction: None, to },
                 Source::Fib(result, flags) => Expr::Fib { result, flags, to },
+                Source::HasHeader(header) => Expr::HasHeader { header, to },
             });
             if let Some(mask) = part.mask {
                 let flip = vec![0; mask.len()];

@@ -43,6 +43,7 @@ fn everything() -> Table {
     let raw = vec![
         Rule::new([is_ipv4(), iifname().concat(ip_saddr()).lookup_not("own4"), counter(), drop()]).comment("spoofed"),
         Rule::new([is_ipv6(), iifname().concat(ip6_saddr()).lookup_not("own6"), drop()]),
+        Rule::new([is_ipv6(), has_header(43), drop()]),
         Rule::new([fib_daddr_type().eq(Value::Mark(2)), return_()]),
         Rule::new([fib_saddr_iif_oif().eq(Value::Mark(0)), drop()]),
         Rule::new([mark().and(Value::Mark(0xff00)).eq(Value::Mark(0x100)), accept()]),
@@ -215,6 +216,7 @@ fn nft_says_the_same() {
             "elements = { 0x00000009 limit rate over 1000/second burst 500 packets }",
             r#"iifname . ip saddr != @own4 counter packets 0 bytes 0 drop comment "spoofed""#,
             "iifname . ip6 saddr != @own6 drop",
+            "exthdr rt 1 drop",
             "fib daddr type 2 return",
             "fib saddr . iif oif 0 drop",
             "meta mark & 0x0000ff00 == 0x00000100 accept",
