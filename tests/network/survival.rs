@@ -1,6 +1,8 @@
 //! The kernel's state outlives the program that made it.
 
 use crate::{assert_refused, outside, outside_v6};
+use bailiwick_proto::{Hold, WardenRequest};
+use bailiwick_tests::name;
 use bailiwick_tests::wire::{Talk, Wire};
 
 #[test]
@@ -44,4 +46,15 @@ fn traffic_goes_on_without_bailiwick_net_and_nothing_is_repaired_later() {
     assert_eq!(wire.addresses("alice"), address);
     Talk::open(&wire.jail("alice"), outside(80)).expect("has a network");
     assert!(wire.traffic("alice").bytes() > used);
+}
+
+/// The kernel removes the links of a network namespace some time after its last process has ended.
+#[test]
+fn a_jail_is_connected_while_the_link_of_its_last_one_goes() {
+    let wire = Wire::running(&[("alice", "")]);
+    for _ in 0..30 {
+        wire.host.warden(&WardenRequest::Stop { tenant: name("alice"), hold: Hold::Keep });
+        wire.host.warden(&WardenRequest::Start { tenant: name("alice") });
+    }
+    Talk::open(&wire.jail("alice"), outside(80)).expect("connects");
 }

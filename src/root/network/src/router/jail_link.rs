@@ -28,9 +28,11 @@ pub(super) fn numbers_in(links: &[Link]) -> BTreeSet<u32> {
 
 /// Removes a link that an earlier jail has left.
 pub(super) fn remove(socket: &mut RouteSocket, number: u32) -> Result<(), Error> {
-    match socket.link(&link_name(number))? {
-        Some(old) => socket.delete_link(old.index),
-        None => Ok(()),
+    let Some(old) = socket.link(&link_name(number))? else { return Ok(()) };
+    match socket.delete_link(old.index) {
+        // It went with its jail meanwhile.
+        Err(error) if error.errno() == Some(Errno::NODEV.raw_os_error()) => Ok(()),
+        other => other,
     }
 }
 
