@@ -235,7 +235,7 @@ pub const POOLS: &[Object] = &[
         "connections that are tracked (nf_conntrack_max)",
         Part,
         Part,
-        same(Refused("no CAP_NET_ADMIN over any network")),
+        same(By("network.connections; without CAP_NET_ADMIN a jail tracks none of its own")),
     ),
     row("keys (kernel.keys.maxkeys), fanotify", Whole, Whole, same(Refused("filter"))),
     row(

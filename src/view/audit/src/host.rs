@@ -9,8 +9,8 @@ use bailiwick_plan::landlock::lowest_abi;
 use bailiwick_plan::mount::TERMINALS;
 use bailiwick_policy::{Host, HostMail, HostSocket, NotLent};
 use bailiwick_types::{
-    Bound, ByteSize, FeatureReport, FeatureState, Hierarchy, HostFacts, HostReport, Limits, Profile, QuotaFacts,
-    Resource,
+    Bound, ByteSize, FeatureReport, FeatureState, Hierarchy, HostFacts, HostReport, Limits, Network, Profile,
+    QuotaFacts, Resource,
 };
 use std::collections::BTreeSet;
 use std::error::Error;
@@ -25,6 +25,8 @@ const ROOM: u32 = 10_000;
 
 /// For how many tenants the kernel's pools should be large enough.
 const SHARES: u64 = 256;
+/// How many connections the kernel tracks in each network namespace (`nf_conntrack-sysctl.rst`).
+const TRACKED: &str = "net.netfilter.nf_conntrack_max";
 
 /// File systems that can hold tenants' storage, each with the first kernel that can id-map it (`mount_setattr(2)`).
 const MAPPABLE: [(&str, (u32, u32)); 5] =
@@ -320,12 +322,23 @@ fn kernel_pools(readings: &HostReadings) -> FeatureReport {
     let limits = Limits::default();
     let tasks = if let Bound::At(tasks) = limits.tasks { tasks } else { 1 };
     let open_files = files / (tasks * limits.open_files);
-    let evidence = format!(
+    let mut evidence = format!(
         "kernel.pty.max = {most} is the share of {terminals} tenants; fs.file-max = {files} that of {open_files} with the \
          limits of the default plan"
     );
-    let state = if terminals.min(open_files) < SHARES { FeatureState::Limited } else { FeatureState::Works };
-    let remedy = "write kernel.pty.max = 65536 and fs.file-max = 9223372036854775807 to a file in /etc/sysctl.d";
+    let mut shares = terminals.min(open_files);
+    // It is there as soon as anything on the host has loaded the module. Each network namespace may have as many.
+    if let Some(tracked) = pool(TRACKED) {
+        let tenants = tracked / u64::from(Network::CONNECTIONS);
+        evidence += &format!(
+            "; {TRACKED} = {tracked} that of {tenants} with a network and {} connections each",
+            Network::CONNECTIONS
+        );
+        shares = shares.min(tenants);
+    }
+    let state = if shares < SHARES { FeatureState::Limited } else { FeatureState::Works };
+    let remedy = "write kernel.pty.max = 65536, fs.file-max = 9223372036854775807 and, for tenants with a network, \
+                  net.netfilter.nf_conntrack_max = 2097152 to a file in /etc/sysctl.d";
     feature(name, state, evidence, remedy)
 }
 
@@ -756,6 +769,7 @@ mod tests {
         ("tasks", FeatureState::Limited, |r| { r.facts.controllers.remove("pids"); }),
         ("kernel-pools", FeatureState::Limited, |r| { r.pools.insert("kernel.pty.max", 4096); }),
         ("kernel-pools", FeatureState::Limited, |r| { r.pools.insert("fs.file-max", 2_000_000); }),
+        ("kernel-pools", FeatureState::Limited, |r| { r.pools.insert(TRACKED, 262_144); }),
         ("kernel-pools", FeatureState::Limited, |r| r.pools.clear()),
         ("swap", FeatureState::Limited, |r| r.swap_accounting = Some(false)),
         ("swap", FeatureState::Limited, |r| r.swap_accounting = None),
