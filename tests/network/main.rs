@@ -5,6 +5,7 @@
 
 mod accounting;
 mod blocked;
+mod cache;
 mod clients;
 mod closed;
 mod fragments;

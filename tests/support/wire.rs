@@ -9,11 +9,13 @@
 
 mod capture;
 mod frame;
+mod names;
 mod servers;
 mod space;
 
 pub use capture::{Capture, Packet};
 pub use frame::{Frame, Macs, checksum, echo_v4, echo_v6, udp, udp_v4, udp_v6};
+pub use names::{NameServer, ask, question};
 pub use space::{Program, Space};
 
 use crate::{Host, until};
@@ -95,6 +97,7 @@ pub struct Wire {
     /// The host.
     pub host: Host,
     net: Option<Child>,
+    cache: Option<Child>,
     servers: Servers,
     /// The host's network.
     pub space: Space,
@@ -152,14 +155,16 @@ impl Wire {
             format!("--mount=/proc/{pid}/ns/mnt"),
             "--".to_owned(),
         ]);
-        let wire = Self { host, net: None, servers, space, outside };
+        let wire = Self { host, net: None, cache: None, servers, space, outside };
         wire.configure(more);
         wire
     }
 
     /// Writes `bailiwick.toml` anew.
     pub fn configure(&self, more: &str) {
-        let line = format!("network = {{ user = \"64996\", resolvers = [\"{RESOLVER}\"]{more} }}\n");
+        let resolvers =
+            if more.contains("resolvers") { String::new() } else { format!(", resolvers = [\"{RESOLVER}\"]") };
+        let line = format!("network = {{ user = \"64996\"{resolvers}{more} }}\n");
         self.host.write("etc/bailiwick.toml", &self.host.default_config(&line));
     }
 
@@ -216,6 +221,54 @@ impl Wire {
             assert!(ended.is_none(), "bailiwick-net ended with {ended:?}:\n{}", self.net_log());
             matches!(self.try_ask(&NetRequest::Hello, &[]), Ok(NetReply::Hello { .. }))
         });
+    }
+
+    /// Starts the cache of names, as the service manager does when `--uplink` has left a configuration.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    pub fn start_cache(&mut self) {
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.host.path("cache.log"));
+        let log = log.expect("a log file");
+        let mut command = self.host.program_command("bailiwick-net");
+        command.arg("--cache").stdin(Stdio::null()).stdout(log.try_clone().expect("dup")).stderr(log);
+        let mut child = command.spawn().expect("bailiwick-net runs");
+        until("unbound runs", || {
+            let ended = child.try_wait().expect("wait");
+            assert!(ended.is_none(), "the cache ended with {ended:?}:\n{}", self.cache_log());
+            unbound(child.id()).is_some()
+        });
+        self.cache = Some(child);
+    }
+
+    /// What the cache has written.
+    #[must_use]
+    pub fn cache_log(&self) -> String {
+        std::fs::read_to_string(self.host.path("cache.log")).unwrap_or_default()
+    }
+
+    /// The process id of unbound.
+    ///
+    /// # Panics
+    /// When it does not run.
+    #[must_use]
+    pub fn unbound_pid(&self) -> u32 {
+        let pid = self.cache.as_ref().and_then(|cache| unbound(cache.id()));
+        pid.unwrap_or_else(|| panic!("unbound does not run:\n{}", self.cache_log()))
+    }
+
+    /// Waits until the cache has ended by itself; returns how.
+    ///
+    /// # Panics
+    /// When it was not started.
+    pub fn cache_ends(&mut self) -> std::process::ExitStatus {
+        let mut child = self.cache.take().expect("the cache was started");
+        let mut ended = None;
+        until("the cache has ended", || {
+            ended = child.try_wait().expect("wait");
+            ended.is_some()
+        });
+        ended.expect("it has")
     }
 
     /// Runs `bailiwick-net --uplink`.
@@ -468,12 +521,23 @@ impl Drop for Wire {
         if std::thread::panicking() {
             writeln!(io::stderr(), "--- log of bailiwick-net ---\n{}", self.net_log()).ok();
         }
-        if let Some(mut net) = self.net.take() {
-            net.kill().ok();
-            net.wait().ok();
+        if std::thread::panicking() && self.cache.is_some() {
+            writeln!(io::stderr(), "--- log of the cache ---\n{}", self.cache_log()).ok();
+        }
+        for mut child in [self.net.take(), self.cache.take()].into_iter().flatten() {
+            child.kill().ok();
+            child.wait().ok();
         }
         self.servers.end();
     }
+}
+
+/// The process id of unbound, as the child of a process.
+fn unbound(parent: u32) -> Option<u32> {
+    let children = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).ok()?;
+    let is_unbound =
+        |pid: &&str| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "unbound");
+    children.split_whitespace().find(is_unbound)?.parse().ok()
 }
 
 /// A connection to a server of the outside, which sends each line back.

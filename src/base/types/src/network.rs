@@ -805,6 +805,10 @@ pub struct HostNetwork {
     pub ipv6: Ipv6Pool,
     /// The resolvers of jails; empty for those that the host uses itself.
     pub resolvers: Vec<IpAddr>,
+    /// Whether jails ask a cache, and only the cache asks the resolvers.
+    pub cache: bool,
+    /// The user that the cache runs as: a name of the host's user database, or a number.
+    pub cache_user: String,
     /// What no jail reaches, beside [`ALWAYS_BLOCKED`].
     pub block: Vec<Prefix>,
     /// The ports of the host that tenants may publish; `None` for none.
@@ -826,6 +830,8 @@ impl Default for HostNetwork {
             ipv4: Prefix::v4([100, 64, 0, 0], 10),
             ipv6: Ipv6Pool::Auto,
             resolvers: Vec::new(),
+            cache: false,
+            cache_user: "bailiwick-dns".to_owned(),
             block: Vec::new(),
             ports: None,
         }

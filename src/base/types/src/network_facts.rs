@@ -81,6 +81,8 @@ reasons! {
     NotAllowed = "not-allowed", "to an address or a port that is not allowed";
     /// A question to a resolver that is not the tenant's.
     Dns = "dns", "to port 53 of a host that is not a resolver of the tenant";
+    /// Too many questions to the cache.
+    Questions = "questions", "more questions than the cache takes from one tenant";
     /// A port of mail.
     Smtp = "smtp", "to a port of SMTP";
     /// There are too many connections.

@@ -175,7 +175,7 @@ impl Audits {
 /// then no jail starts.
 fn packets(tenant: &Tenant, host: &Host, roster: &Roster) -> Vec<PacketProbe> {
     let Ok(pools) = bailiwick_observe::network::pools(&host.network) else { return Vec::new() };
-    let resolvers = bailiwick_observe::network::resolvers(&host.network).unwrap_or_default();
+    let resolvers = bailiwick_observe::network::jail_resolvers(&host.network, pools).unwrap_or_default();
     // One that runs would answer, if the packet arrived.
     let others = || roster.iter().filter(|(name, _)| **name != tenant.name);
     let other = others().find(|(_, entry)| entry.pid.is_some()).or_else(|| others().next());

@@ -7,7 +7,7 @@ use crate::disk::DiskPlan;
 use crate::lending;
 use crate::lifecycle::{Actual, Declaration, DesiredJail, HostUserStep, JailStep, desired, next};
 use crate::mount::confinement;
-use crate::network;
+use crate::network::{self, Pools};
 use crate::rescue;
 use bailiwick_policy::Tenant;
 use bailiwick_types::{
@@ -197,10 +197,8 @@ fn network_rows(tenant: &Tenant, host: &HostNetwork, jail: &JailInForce) -> Vec<
     }
     let Some(NetworkInForce { resolvers, settings }) = &jail.network else { return Vec::new() };
     let mut changes = Vec::new();
-    let words = |addresses: &[IpAddr]| addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(", ");
-    // Without an entry they are those of the host, which changes its own.
-    if !host.resolvers.is_empty() && *resolvers != host.resolvers {
-        changes.push(row("network.resolvers", words(resolvers), words(&host.resolvers), Action::Restart));
+    if let Some(declared) = other_resolvers(resolvers, host) {
+        changes.push(row("network.resolvers", words(resolvers), declared, Action::Restart));
     }
     for (key, declared) in network::settings(tenant, host) {
         // A setting that the version did not know that connected the jail is as that version had it.
@@ -209,6 +207,24 @@ fn network_rows(tenant: &Tenant, host: &HostNetwork, jail: &JailInForce) -> Vec<
         }
     }
     changes
+}
+
+/// What a jail should ask instead of these resolvers, if it asks others.
+fn other_resolvers(resolvers: &[IpAddr], host: &HostNetwork) -> Option<String> {
+    let cache = Pools::new(host.ipv4, None).map(|pools| IpAddr::V4(pools.cache().ipv4));
+    let asks_cache = resolvers.iter().any(|resolver| Some(*resolver) == cache);
+    if host.cache {
+        return if asks_cache { None } else { cache.map(|cache| format!("the cache at {cache}")) };
+    }
+    // Without an entry they are those of the host, which changes its own.
+    match host.resolvers.as_slice() {
+        [] => asks_cache.then(|| "those of the host".to_owned()),
+        declared => (resolvers != declared).then(|| words(declared)),
+    }
+}
+
+fn words(addresses: &[IpAddr]) -> String {
+    addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
@@ -490,6 +506,17 @@ mod tests {
         let golden = ["network.resolvers: 192.0.2.53 -> 192.0.2.54 (Restart)"];
         assert_eq!(differs(&tenant, &others, &actual), golden);
         assert_eq!(differs(&tenant, &HostNetwork::default(), &actual), [""; 0], "those of the host");
+        let cached = HostNetwork { cache: true, ..host.clone() };
+        let golden = ["network.resolvers: 192.0.2.53 -> the cache at 100.64.0.3 (Restart)"];
+        assert_eq!(differs(&tenant, &cached, &actual), golden);
+        let mut asks_cache = actual.clone();
+        let resolvers = vec![IpAddr::from([100, 64, 0, 3])];
+        asks_cache.jail.as_mut().and_then(|jail| jail.network.as_mut()).expect("it has one").resolvers = resolvers;
+        assert_eq!(differs(&tenant, &cached, &asks_cache), [""; 0]);
+        let golden = ["network.resolvers: 100.64.0.3 -> 192.0.2.53 (Restart)"];
+        assert_eq!(differs(&tenant, &host, &asks_cache), golden);
+        let golden = ["network.resolvers: 100.64.0.3 -> those of the host (Restart)"];
+        assert_eq!(differs(&tenant, &HostNetwork::default(), &asks_cache), golden);
         tenant.settings.network = Network::default();
         assert_eq!(differs(&tenant, &host, &actual), ["network: connected -> none (Restart)"]);
         actual.jail.as_mut().expect("runs").connected = None;

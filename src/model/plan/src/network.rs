@@ -41,6 +41,13 @@ pub const HOST_MAC: [u8; 6] = [0x02, 0x62, 0x77, 0, 1, 0x02];
 /// The hardware address of the router's end.
 pub const ROUTER_MAC: [u8; 6] = [0x02, 0x62, 0x77, 0, 1, 0x01];
 
+/// The router's end of the link between the router and the cache of names. The other end is called as that of a jail.
+pub const CACHE_LINK: &str = "dns0";
+/// The hardware address of the cache's end.
+pub const CACHE_MAC: [u8; 6] = [0x02, 0x62, 0x77, 0, 2, 0x02];
+/// The hardware address of the router's end.
+pub const CACHE_GATEWAY_MAC: [u8; 6] = [0x02, 0x62, 0x77, 0, 2, 0x01];
+
 /// The mark of packets that the rules of the router let through to the decision on routes, and the number of the table with the
 /// only routes. A packet without it has nowhere to go. So the router forwards nothing when its rules are lost.
 pub const MARK: u32 = 0xba11;
@@ -70,7 +77,7 @@ mod tests {
         assert_eq!(number_of_link(&link_name(0)), Some(0));
         assert_eq!(number_of_link(&link_name(u32::MAX)), Some(u32::MAX));
         assert!(link_name(u32::MAX).len() < 16, "IFNAMSIZ");
-        for other in ["bwk0", "up0", "bw", "bw01", "bw+1", "bw4294967296", "lo", ""] {
+        for other in ["bwk0", "up0", CACHE_LINK, "bw", "bw01", "bw+1", "bw4294967296", "lo", ""] {
             assert_eq!(number_of_link(other), None, "{other}");
         }
     }

@@ -7,6 +7,7 @@
 use crate::diagnostic::{Diagnostic, Problem};
 use crate::folder::{PLANS, TENANTS, file_name};
 use crate::host;
+use crate::host_network::UNBOUND;
 use crate::links;
 use crate::model::{Host, Plan, Policy, Run, ServiceSocket, Settings, Tenant};
 use crate::read::{read, sorted};
@@ -83,6 +84,7 @@ pub fn check(config_dir: &Path, machine: &Machine) -> Vec<Diagnostic> {
         found.ids(policy);
         found.web(policy, machine);
         found.mail(policy, machine);
+        found.cache(policy, machine);
         found.settings(policy, machine);
         found.tenants(policy, &reading.invalid);
     }
@@ -206,6 +208,15 @@ impl Findings<'_> {
             let problem = Problem::new(format!("the mail of {count} tenant(s) cannot be sent: {why}"));
             let hint = "install a mail server, or name its program: mail = { command = \"/usr/sbin/sendmail\" }";
             self.add(host::FILE, "mail", problem.hint(hint));
+        }
+    }
+
+    /// The program that is the cache of names, when tenants would ask it.
+    fn cache(&mut self, policy: &Policy, machine: &Machine) {
+        let is_wanted = policy.host.network.cache && policy.gives_networks();
+        if is_wanted && !(machine.has_path)(Path::new(UNBOUND)) {
+            let problem = Problem::new(format!("no name resolves in jails: there is no \"{UNBOUND}\""));
+            self.add(host::FILE, "network", problem.hint("install the package \"unbound\", or write cache = false"));
         }
     }
 

@@ -4,15 +4,20 @@
 use crate::diagnostic::Problem;
 use crate::host::not_root;
 use crate::network::{at_most, list, prefix, quoted};
-use crate::reader::{Report, Section, Span, Table, distinct, parsed, text};
+use crate::reader::{Report, Section, Span, Table, distinct, parsed, switch, text};
 use bailiwick_types::{ALWAYS_BLOCKED, HostNetwork, IdPool, Ipv6Pool, PortRange, Prefix};
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use toml::Spanned;
 use toml::de::DeValue;
 
-pub(crate) const HOST_NETWORK: Section =
-    Section { title: "in \"network\"", keys: &["user", "ipv4", "ipv6", "resolvers", "block", "ports"] };
+pub(crate) const HOST_NETWORK: Section = Section {
+    title: "in \"network\"",
+    keys: &["user", "ipv4", "ipv6", "resolvers", "cache", "cache_user", "block", "ports"],
+};
+
+/// The program that is the cache of names, where Debian's package "unbound" has it.
+pub const UNBOUND: &str = "/usr/sbin/unbound";
 
 /// The C library asks no more (`resolv.conf(5)`).
 const MAX_RESOLVERS: usize = 3;
@@ -43,6 +48,9 @@ pub(crate) fn read(report: &mut Report<'_>, top: &Table<'_, '_>, file: &'static 
         }
         network.resolvers = distinct(report, resolvers.into_inner(), IpAddr::to_string);
     }
+    network.cache = table.read(report, "cache", switch).is_some_and(Spanned::into_inner);
+    let cache_user = table.read(report, "cache_user", |value| cache_user(value, &network.user));
+    network.cache_user = cache_user.map_or(network.cache_user, Spanned::into_inner);
     if let Some(block) = table.list(report, "block", prefix) {
         at_most(report, &block, MAX_BLOCK, "blocked prefixes");
         network.block = distinct(report, block.into_inner(), Prefix::to_string);
@@ -57,6 +65,17 @@ fn user(value: &DeValue<'_>) -> Result<String, Problem> {
         Problem::new("the router must not belong to root").hint("give it a user of its own, such as \"bailiwick-net\"")
     };
     not_root(value, "user", hint)
+}
+
+/// Reads the user that the cache runs as. It is neither root of the host nor root of the router.
+fn cache_user(value: &DeValue<'_>, router: &str) -> Result<String, Problem> {
+    let hint = "give it a user of its own, such as \"bailiwick-dns\"";
+    match not_root(value, "user", || Problem::new("the cache must not run as root").hint(hint))? {
+        user if user == router => {
+            Err(Problem::new(format!("the cache must not run as \"{user}\", the router's user")).hint(hint))
+        }
+        user => Ok(user),
+    }
 }
 
 /// Reads a pool, and checks that its addresses are nobody else's.
@@ -151,7 +170,7 @@ fn ports(value: &DeValue<'_>) -> Result<PortRange, Problem> {
 
 /// Writes what the host has for networks.
 pub(crate) fn write(network: &HostNetwork) -> String {
-    let HostNetwork { user, ipv4, ipv6, resolvers, block, ports } = network;
+    let HostNetwork { user, ipv4, ipv6, resolvers, cache, cache_user, block, ports } = network;
     let ipv6 = match ipv6 {
         Ipv6Pool::Auto => "auto".to_owned(),
         Ipv6Pool::Off => "off".to_owned(),
@@ -159,8 +178,9 @@ pub(crate) fn write(network: &HostNetwork) -> String {
     };
     let (resolvers, block) = (list(resolvers.iter().map(quoted)), list(block.iter().map(quoted)));
     let ports = ports.map(|ports| format!(", ports = \"{ports}\"")).unwrap_or_default();
-    let user = quoted(user);
+    let (user, cache_user) = (quoted(user), quoted(cache_user));
     format!(
-        "network = {{ user = {user}, ipv4 = \"{ipv4}\", ipv6 = \"{ipv6}\", resolvers = {resolvers}, block = {block}{ports} }}\n"
+        "network = {{ user = {user}, ipv4 = \"{ipv4}\", ipv6 = \"{ipv6}\", resolvers = {resolvers}, cache = {cache}, \
+         cache_user = {cache_user}, block = {block}{ports} }}\n"
     )
 }

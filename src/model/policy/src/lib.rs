@@ -36,6 +36,7 @@ mod unserved;
 pub use bailiwick_types::{Mail, is_domain};
 pub use check::{Machine, check};
 pub use diagnostic::{Diagnostic, lines, printable};
+pub use host_network::UNBOUND;
 pub use host_sockets::MAIL_SOCKET;
 pub use model::{
     Declared, EtcSettings, FtpLogin, Host, HostMail, HostSocket, Log, Login, Pass, Plan, Policy, Principal, Reserve,

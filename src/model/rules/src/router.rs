@@ -11,6 +11,8 @@
 //! an established connection may do was decided with its first packet, but its source, its volume and its count are looked at with
 //! each. The mark is set here alone, and packets without it have no route.
 
+mod cache;
+
 use crate::ranges::{ends, merged, merged_ports};
 use bailiwick_netfilter::nft::terms::{
     Load, accept, connections_over, counted, ct_mark, ct_state, ct_status, direction, drop, goto, has_header,
@@ -107,6 +109,8 @@ pub struct RouterSettings {
     pub pools: Pools,
     /// The resolvers of jails.
     pub resolvers: Vec<IpAddr>,
+    /// Whether jails ask a cache, and only the cache asks the resolvers.
+    pub cache: bool,
     /// What no jail reaches, beside [`ALWAYS_BLOCKED`]: `block`, and the addresses of the host.
     pub blocked: Vec<Prefix>,
     /// The addresses of names in `allow`.
@@ -140,7 +144,7 @@ pub fn counts(set: &str) -> bool {
 /// Whether the kernel adds elements to a set, when packets come.
 #[must_use]
 pub fn grows_by_itself(set: &str) -> bool {
-    set == RECORDED || set.starts_with(REFUSED_PREFIX) || counts_connections(set)
+    set == RECORDED || cache::grows_by_itself(set) || set.starts_with(REFUSED_PREFIX) || counts_connections(set)
 }
 
 /// Whether a set counts the open connections of each tenant.
@@ -215,6 +219,7 @@ fn sets() -> Vec<Set> {
         Set::new(SMTP, &[Service]),
         Set::new(RECORDED, &[Ifname]).dynamic().size(MOST_TENANTS).timeout(RECORDS_TIME).with(records()),
     ];
+    all.extend(cache::sets());
     for reason in RefusedPacket::ALL {
         let set = Set::new(&refused_set(*reason), &[Ifname]).dynamic().size(MOST_TENANTS).with(counted(0, 0));
         all.push(set);
@@ -236,10 +241,7 @@ pub fn common(settings: &RouterSettings) -> Elements {
         let set = if first.is_ipv4() { BLOCKED_V4 } else { BLOCKED_V6 };
         add(&mut all, set, Element::range(&[Value::Ip(first)], &[Value::Ip(last)]));
     }
-    for resolver in settings.resolvers.iter().collect::<BTreeSet<_>>() {
-        let set = if resolver.is_ipv4() { RESOLVERS_V4 } else { RESOLVERS_V6 };
-        add(&mut all, set, Element::new(&[Value::Ip(*resolver)]));
-    }
+    cache::add_elements(&mut all, settings);
     for port in SMTP_PORTS {
         add(&mut all, SMTP, Element::new(&[Value::Service(port)]));
     }
@@ -262,11 +264,14 @@ fn chains(settings: &RouterSettings) -> Vec<Chain> {
         Chain::called(INBOUND, inbound()),
         Chain::called(NEW_BETWEEN, new_between()),
         Chain::called(BETWEEN, between()),
+    ];
+    all.extend(cache::chains());
+    all.extend([
         Chain::base("source", base(ChainKind::Filter, Hook::Prerouting, -300, Policy::Drop), source(settings.pools)),
         Chain::base("publish", base(ChainKind::Nat, Hook::Prerouting, -100, Policy::Accept), publish(settings.pools)),
-        Chain::base("forward", base(ChainKind::Filter, Hook::Forward, 0, Policy::Drop), forward()),
+        Chain::base("forward", base(ChainKind::Filter, Hook::Forward, 0, Policy::Drop), forward(settings.pools)),
         Chain::base("input", base(ChainKind::Filter, Hook::Input, 0, Policy::Drop), input()),
-    ];
+    ]);
     // A chain must be there before a rule leads to it.
     all.splice(0..0, RefusedPacket::ALL.iter().map(|reason| refusing(*reason)));
     all
@@ -341,16 +346,18 @@ fn publish(pools: Pools) -> Vec<Rule> {
     rules
 }
 
-fn forward() -> Vec<Rule> {
-    vec![
+fn forward(pools: Pools) -> Vec<Rule> {
+    let mut rules = cache::from_both_sides();
+    rules.extend([
         Rule::new([iifname().eq(Value::Ifname(ROUTER_LINK)), goto(INBOUND)]),
         Rule::new([iifname().lookup(MONTH), refuse(RefusedPacket::Month)]),
         Rule::new([ct_state().has(state::INVALID), refuse(RefusedPacket::Invalid)]),
         Rule::new([is_ipv6(), has_header(ROUTING), refuse(RefusedPacket::Blocked)])
             .comment("it names another destination, which nobody has looked at"),
-        Rule::new([oifname().eq(Value::Ifname(ROUTER_LINK)), goto(OUTBOUND)]),
-        Rule::new([goto(BETWEEN)]),
-    ]
+    ]);
+    rules.extend(cache::from_jails(pools));
+    rules.extend([Rule::new([oifname().eq(Value::Ifname(ROUTER_LINK)), goto(OUTBOUND)]), Rule::new([goto(BETWEEN)])]);
+    rules
 }
 
 /// Nothing is for the router itself. A jail that tries hears so, and is counted.

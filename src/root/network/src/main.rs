@@ -4,6 +4,7 @@
 //! (`docs/network.md`). With `--uplink` it makes that router and its link to the host, and ends; with `--remove` it
 //! takes them away.
 
+mod cache;
 mod link_maker;
 mod manager;
 mod router;
@@ -21,12 +22,13 @@ use std::process::ExitCode;
 use uplink::UplinkError;
 
 const USAGE: &str = "\
-usage: bailiwick-net [--config DIR] [--uplink | --remove | --wanted]
+usage: bailiwick-net [--config DIR] [--uplink | --cache | --remove | --wanted]
 
 Connects jails to the network. Started by systemd or by `bailiwickd --standalone`.
 
   --config DIR   where bailiwick.toml, plans.d and tenants.d are (default: /etc/bailiwick)
   --uplink       make the router and its link to the host, or put back what is missing, print what was missing, and exit
+  --cache        run the cache of names that --uplink has left a configuration for, until that changes
   --remove       remove the router, its link and the host's rules, print what was there, and exit; refused while a jail is connected
   --wanted       exit with 0 if the policy gives anybody a network or the host has a router, else with 1
   --version      print the version and exit
@@ -36,6 +38,8 @@ enum Wanted {
     Serve(PathBuf),
     /// Change the host, print what was done, and end.
     Once(PathBuf, fn(&Path) -> Result<Vec<String>, UplinkError>),
+    /// Run the cache of names.
+    Cache(PathBuf),
     /// Say by the exit status whether there is something to do.
     Ask(PathBuf),
     Print(String),
@@ -62,6 +66,10 @@ fn main() -> ExitCode {
             }
             Err(error) => failed(error.status(), &error),
         },
+        Ok(Wanted::Cache(config)) => match cache::run(&config) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => failed(error.status(), &error),
+        },
         Ok(Wanted::Serve(config)) => match start::run(&config, |event| say(&format!("bailiwick-net: {event}\n"))) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => failed(error.status(), &error),
@@ -79,6 +87,7 @@ fn arguments() -> Result<Wanted, String> {
             "--config" => config = arguments.next().ok_or_else(|| format!("{text} needs a value"))?.into(),
             "--uplink" => wanted = |config| Wanted::Once(config, uplink::run),
             "--remove" => wanted = |config| Wanted::Once(config, uplink::remove),
+            "--cache" => wanted = Wanted::Cache,
             "--wanted" => wanted = Wanted::Ask,
             "--help" | "-h" => return Ok(Wanted::Print(USAGE.to_owned())),
             "--version" => return Ok(Wanted::Print(format!("bailiwick-net {}\n", env!("CARGO_PKG_VERSION")))),

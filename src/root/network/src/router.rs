@@ -27,7 +27,7 @@ use bailiwick_netfilter::conntrack::Conntrack;
 use bailiwick_netfilter::nft::NftSocket;
 use bailiwick_netlink::route::RouteSocket;
 use bailiwick_observe::network::NetworkError;
-use bailiwick_plan::network::{NoAddress, Pools};
+use bailiwick_plan::network::{CACHE_LINK, NoAddress, Pools};
 use bailiwick_policy::{Host, Store};
 use bailiwick_proto::net::NetProblem;
 use bailiwick_proto::{Failure, NetReply, NetRequest};
@@ -231,6 +231,7 @@ impl Router {
     fn follow_host(&mut self) -> Result<(), RouterError> {
         if let Ok((host, _)) = self.store.host() {
             self.host.network.block = host.network.block;
+            self.host.network.cache = host.network.cache;
         }
         let settings = host_side::settings(&self.host, self.pools, &self.report);
         if settings != self.settings {
@@ -492,7 +493,7 @@ impl Router {
         self.begin_anew(number)
     }
 
-    fn problems(&self) -> Vec<NetProblem> {
+    fn problems(&mut self) -> Vec<NetProblem> {
         let problem = |finding: &str, text: String| NetProblem { finding: finding.to_owned(), tenant: None, text };
         let mut all: Vec<_> = self.report.problems.iter().map(|text| problem("BW124", text.clone())).collect();
         if let Some(age) = self.report.age(SystemTime::now()).filter(|age| *age > REPORT_AGE) {
@@ -502,8 +503,23 @@ impl Router {
             );
             all.push(problem("BW124", text));
         }
+        if let Some(text) = self.cache_problem() {
+            all.push(problem(found::CACHE, text));
+        }
         all.extend(self.found.problems(SystemTime::now()));
         all
+    }
+}
+
+impl Router {
+    /// Why the cache of names does not answer, if jails ask one. Its link is there as long as it runs.
+    fn cache_problem(&mut self) -> Option<String> {
+        let runs = matches!(self.route.link(CACHE_LINK), Ok(Some(_)));
+        if !self.settings.cache || runs && self.report.cache.is_none() {
+            return None;
+        }
+        let why = self.report.cache.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+        Some(format!("the cache of names does not run, so no name resolves in a jail{why}"))
     }
 }
 

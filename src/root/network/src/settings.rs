@@ -2,7 +2,7 @@
 
 use bailiwick_policy::Host;
 
-/// The user and the group of the host that are root in the router.
+/// A user of the host and its group: that which is root in the router, or that of the cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RouterUser {
     pub(crate) uid: u32,
@@ -18,14 +18,28 @@ pub(crate) enum SettingsError {
          [network] in bailiwick.toml"
     )]
     User(String),
+    /// There is no such user.
+    #[error(
+        "the user \"{0}\" that the cache of names runs as does not exist; make it with `useradd --system {0}`, or set \"cache_user\" \
+         below [network] in bailiwick.toml"
+    )]
+    CacheUser(String),
 }
 
 /// The user of `[network]`: a number, which is also its group, or a name.
 pub(crate) fn user(host: &Host) -> Result<RouterUser, SettingsError> {
-    let text = &host.network.user;
+    named(&host.network.user, SettingsError::User)
+}
+
+/// The user that the cache of names runs as.
+pub(crate) fn cache_user(host: &Host) -> Result<RouterUser, SettingsError> {
+    named(&host.network.cache_user, SettingsError::CacheUser)
+}
+
+fn named(text: &str, missing: impl FnOnce(String) -> SettingsError) -> Result<RouterUser, SettingsError> {
     if let Ok(number) = text.parse() {
         return Ok(RouterUser { uid: number, gid: number });
     }
-    let user = users::get_user_by_name(text).ok_or_else(|| SettingsError::User(text.clone()))?;
+    let user = users::get_user_by_name(text).ok_or_else(|| missing(text.to_owned()))?;
     Ok(RouterUser { uid: user.uid(), gid: user.primary_group_id() })
 }

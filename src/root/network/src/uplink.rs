@@ -15,9 +15,10 @@ mod rules;
 mod side;
 
 pub(crate) use removal::{is_wanted, run as remove};
-pub(crate) use report::{Report, read as read_report};
+pub(crate) use report::{Report, directory as network_directory, read as read_report};
 pub(crate) use router_namespace::{USER_INSIDE, open as open_router};
 
+use crate::cache;
 use crate::settings::{self, SettingsError};
 use bailiwick_netlink::route::{AddressGeneration, Link, LinkEnd, Mac, RouteSocket, State, Veth};
 use bailiwick_observe::network::{self as observed, NetworkError};
@@ -27,7 +28,9 @@ use bailiwick_sys::namespace::{self, Kind};
 use bailiwick_types::ExitStatus;
 use forwarding::Families;
 use side::Side;
-pub(crate) use side::of_router as side_of_router;
+pub(crate) use side::{
+    of_cache as side_of_cache, of_router as side_of_router, of_router_to_cache as side_of_router_to_cache,
+};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -98,6 +101,7 @@ pub(crate) fn run(config: &Path) -> Result<Vec<String>, UplinkError> {
     let (found, unknown) = names::look_up(&names, &earlier, user).map_err(system("look up names"))?;
     report.names = found;
     report.problems.extend(unknown);
+    report.cache = cache::follow(&host, &report.resolvers).map_err(system("set up the cache of names"))?;
     report.write(&host, user).map_err(system("leave word for bailiwick-net"))?;
     made
 }
@@ -149,8 +153,8 @@ fn ensure_side(side: &Side, socket: &mut RouteSocket, link: &Link, is_new: bool)
     Ok(if is_new { Vec::new() } else { added })
 }
 
-/// Does something in the router's network namespace, and comes back.
-fn in_router<T>(router: &OwnedFd, work: impl FnOnce() -> T) -> Result<T, UplinkError> {
+/// Does something in another network namespace, such as the router's, and comes back.
+pub(crate) fn in_router<T>(router: &OwnedFd, work: impl FnOnce() -> T) -> Result<T, UplinkError> {
     let back = namespace::open(std::process::id(), "net").map_err(system("open the host's network namespace"))?;
     namespace::enter(router, Kind::Network).map_err(system("enter the router"))?;
     let result = work();
@@ -215,6 +219,6 @@ fn is_host_end(link: &Link) -> bool {
     is_veth(link, network::HOST_MAC)
 }
 
-fn is_veth(link: &Link, mac: [u8; 6]) -> bool {
+pub(crate) fn is_veth(link: &Link, mac: [u8; 6]) -> bool {
     link.kind.as_deref() == Some("veth") && link.mac == Some(Mac(mac))
 }

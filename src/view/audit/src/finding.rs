@@ -128,6 +128,8 @@ kinds! {
         "nothing, or raise `month`: the tenant has used its volume of this month, and `then` says what happens";
     ROUTER_SILENT = "BW128" "network" Warning,
         "see `systemctl status bailiwick-net`, then audit again: nobody has looked at the router";
+    CACHE_DOWN = "BW138" "network" Warning,
+        "see `systemctl status bailiwick-dns`; names resolve again in jails when the cache runs, or with cache = false below [network]";
     PACKET_PASSED = "BW129" "probe" Critical, STOP;
     WEB_SOCKET_WRONG = "BW130" "services" Warning,
         "bailiwickd puts it right within a minute; find out who has changed it: only root can";

@@ -73,6 +73,7 @@ pub fn doctor(config_dir: &Path) -> HostReport {
             let gives = |policy: bailiwick_policy::Policy| policy.gives_networks();
             let is_wanted = bailiwick_policy::Store::new(config_dir).read().policy.is_some_and(gives);
             report.features.push(crate::network_trial::report(&host, user_exists, is_wanted));
+            report.features.extend(crate::network_trial::cache_report(&host, user_exists));
         }
         Err(problems) => {
             let evidence = format!("{} problem(s) in {}", problems.len(), config_dir.join("bailiwick.toml").display());

@@ -73,6 +73,7 @@ fn kind(id: &str) -> FindingKind {
         finding::UPLINK,
         finding::ROUTER_ROUTES,
         finding::COUNT_BACKWARD,
+        finding::CACHE_DOWN,
     ];
     known.into_iter().find(|kind| kind.id == id).unwrap_or(finding::UPLINK)
 }

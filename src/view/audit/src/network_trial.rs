@@ -5,7 +5,7 @@ use bailiwick_netlink::Error;
 use bailiwick_netlink::route::{Link, LinkEnd, Mac, Queue, QueueKind, RouteSocket, State, Veth};
 use bailiwick_observe::network::pools;
 use bailiwick_plan::network::{GATEWAY_MAC, HOST_LINK, HOST_MAC, MTU, Pools, ROUTER_LINK};
-use bailiwick_policy::Host;
+use bailiwick_policy::{Host, UNBOUND};
 use bailiwick_rules::router::{self, RouterSettings};
 use bailiwick_rules::uplink;
 use bailiwick_sys::process::{self, Cloned, NETWORK_NAMESPACE, USER_NAMESPACE};
@@ -82,6 +82,25 @@ pub(crate) fn report(host: &Host, user_exists: impl Fn(&str) -> bool, is_wanted:
     }
 }
 
+/// Reports whether the cache of names can run, if the host wants one.
+pub(crate) fn cache_report(host: &Host, user_exists: impl Fn(&str) -> bool) -> Option<FeatureReport> {
+    let user = &host.network.cache_user;
+    let (evidence, remedy) = if !std::path::Path::new(UNBOUND).exists() {
+        (format!("there is no \"{UNBOUND}\""), "install the package \"unbound\"".to_owned())
+    } else if !user_exists(user) {
+        let remedy = format!(
+            "make it with `useradd --system {user}` (systemd-sysusers does), or set `cache_user` below [network]"
+        );
+        (format!("the user \"{user}\" of the cache does not exist"), remedy)
+    } else {
+        (format!("\"{UNBOUND}\" is there, and runs as \"{user}\""), String::new())
+    };
+    let state = if remedy.is_empty() { FeatureState::Works } else { FeatureState::Missing };
+    let until = "; until then no name resolves in jails, or write cache = false";
+    let remedy = if remedy.is_empty() { remedy } else { remedy + until };
+    host.network.cache.then(|| FeatureReport { feature: "network-cache".to_owned(), state, evidence, remedy })
+}
+
 /// Makes each part in namespaces of their own. The outer error says why it was not tried.
 fn try_parts(pools: Pools) -> Result<Result<(), Failure>, String> {
     let cannot = |error: io::Error| error.to_string();
@@ -130,7 +149,8 @@ fn parse_reply(reply: &[u8]) -> Option<Result<(), Failure>> {
 }
 
 fn make_parts(pools: Pools) -> Result<(), Failure> {
-    let settings = RouterSettings { pools, resolvers: Vec::new(), blocked: Vec::new(), names: BTreeMap::new() };
+    let settings =
+        RouterSettings { pools, resolvers: Vec::new(), cache: false, blocked: Vec::new(), names: BTreeMap::new() };
     let tables = [router::table(&settings), uplink::table(pools, None)];
     for (part, table) in tables.iter().enumerate() {
         let made = NftSocket::open().and_then(|mut nft| {

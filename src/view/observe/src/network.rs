@@ -66,7 +66,15 @@ pub fn has_router(host: &Host) -> bool {
     fs::File::open(host.router_namespace()).is_ok_and(|file| namespace::is_network(&file))
 }
 
-/// The resolvers of jails: those of the policy, or else those that the host asks. At most three.
+/// The resolvers that jails ask: the cache of names if there is one, or else those of [`resolvers`].
+///
+/// # Errors
+/// As for [`resolvers`].
+pub fn jail_resolvers(network: &HostNetwork, pools: Pools) -> Result<Vec<IpAddr>, NetworkError> {
+    if network.cache { Ok(pools.cache().all().collect()) } else { resolvers(network) }
+}
+
+/// The resolvers of the host: those of the policy, or else those that the host asks. At most three.
 ///
 /// # Errors
 /// When the host has none, or only ones that nobody else can ask, such as 127.0.0.1.

@@ -19,6 +19,8 @@ pub const NET_ROOT_SOCKET: &str = "network/root.sock";
 pub const NET_WANTED: &str = "control/network.wanted";
 /// The directory of these sockets, below the runtime directory.
 pub const NET_DIR: &str = "network";
+/// The file in that directory that `bailiwick-net --uplink` leaves for the cache of names. The cache runs while it is there.
+pub const NET_CACHE: &str = "unbound.conf";
 /// The most bytes of a request.
 pub const MAX_NET_REQUEST: usize = 16 << 10;
 /// The most tenants of one `Observe`.

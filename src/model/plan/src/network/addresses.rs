@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 const RESERVED: u32 = 16;
 const ROUTER: u32 = 1;
 const HOST: u32 = 2;
+const CACHE: u32 = 3;
 
 /// The addresses that jails get.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,6 +78,12 @@ impl Pools {
     #[must_use]
     pub fn host(self) -> Addresses {
         self.at(HOST)
+    }
+
+    /// The addresses of the cache of names.
+    #[must_use]
+    pub fn cache(self) -> Addresses {
+        self.at(CACHE)
     }
 
     /// The addresses of the tenant with this number.
@@ -164,7 +171,8 @@ mod tests {
             prop_assert_eq!(first == second, a == b);
             for address in first.all() {
                 prop_assert!(pools.ipv4().contains(address) || pools.ipv6().expect("it has").contains(address));
-                prop_assert!(pools.router().all().chain(pools.host().all()).all(|other| other != address));
+                let own = [pools.router(), pools.host(), pools.cache()].into_iter().flat_map(Addresses::all);
+                prop_assert!(own.into_iter().all(|other| other != address));
             }
         }
     }

@@ -386,6 +386,7 @@ prop_compose! {
         resolvers in btree_set(any::<u16>(), 0..=3),
         block in btree_set(0u8..=8, 0..4),
         last in 49_999u16..,
+        cache: bool,
     ) -> HostNetwork {
         let ten: Prefix = "10.0.0.0/8".parse().expect("a prefix");
         HostNetwork {
@@ -399,6 +400,8 @@ prop_compose! {
             block: block.into_iter().map(|part| Prefix::new(IpAddr::from([6, part, 0, 0]), 16).expect("a prefix")).collect(),
             ports: Some(PortRange::new(1024, last).expect("in order")),
             user: format!("user-{length}"),
+            cache,
+            cache_user: format!("cache-{length}"),
         }
     }
 }

@@ -265,6 +265,21 @@ fn a_plan_and_a_tenant_name_only_what_the_host_lends() {
 }
 
 #[test]
+fn a_cache_without_its_program_is_told_when_somebody_has_a_network() {
+    let found = |plan: &str, has_path: fn(&Path) -> bool| {
+        let host = "ids.first = 20000000\nnetwork = { cache = true }\n";
+        let directory = Directory::with(&[("bailiwick.toml", host), ("plans.d/small.toml", plan)]);
+        let found = check(directory.path(), &Machine { has_path, ..machine() });
+        found.iter().map(|problem| format!("{}: {}", problem.line, problem.message)).collect::<Vec<_>>()
+    };
+    let lacks: fn(&Path) -> bool = |path| path != Path::new("/usr/sbin/unbound");
+    let plan = "[network]\nmode = \"outbound\"\n";
+    assert_eq!(found(plan, lacks), ["2: no name resolves in jails: there is no \"/usr/sbin/unbound\""]);
+    assert_eq!(found("", lacks), [""; 0]);
+    assert_eq!(found(plan, |_| true), [""; 0]);
+}
+
+#[test]
 fn a_sendmail_that_cannot_be_run_is_told_when_somebody_may_send() {
     let config = "mail = { command = \"/usr/sbin/sendmial\" }\n";
     let found = |plan: &str| {

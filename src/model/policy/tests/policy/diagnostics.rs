@@ -1213,7 +1213,7 @@ fn too_many_items_of_a_network() {
 #[test]
 fn a_network_of_the_host_that_cannot_be() {
     let good = "ipv4 = \"10.64.0.0/16\"\nipv6 = \"2a00:1:2:3::/64\"\nresolvers = [\"10.0.0.53\", \"2a00::53\"]\n\
-                block = [\"5.0.0.0/8\", \"9.9.9.9\"]\nports = \"1024-65535\"";
+                block = [\"5.0.0.0/8\", \"9.9.9.9\"]\ncache = true\ncache_user = \"dns\"\nports = \"1024-65535\"";
     assert_eq!(host_network(good), [""; 0]);
     assert_eq!(host_network("ipv4 = \"5.0.0.0/8\"\nipv6 = \"off\"\nports = \"2000\""), [""; 0]);
     let high = "ids = { first = 4293918720 }\n[network]\nipv4 = \"192.168.7.0/24\"\nipv6 = \"fd00:1::/48\"";
@@ -1329,6 +1329,22 @@ fn a_network_of_the_host_that_cannot_be() {
                 "2:36: \"6.0.0.0/8\" is in the list twice (take one of them out)".to_owned(),
             ],
         ),
+        (
+            "user = \"net\"\ncache_user = \"net\"",
+            vec![
+                "3:14: the cache must not run as \"net\", the router's user (give it a user of its own, such as \
+                 \"bailiwick-dns\")"
+                    .to_owned(),
+            ],
+        ),
+        (
+            "cache_user = \"0\"\ncache = \"yes\"",
+            vec![
+                "2:14: the cache must not run as root (give it a user of its own, such as \"bailiwick-dns\")"
+                    .to_owned(),
+                "3:9: expected true or false, found a text in quotes".to_owned(),
+            ],
+        ),
         ("ports = \"1023-2000\"", vec![format!("2:9: \"1023-2000\" has ports of the host's own services {range}")]),
         ("ports = \"2000-1999\"", vec![format!("2:9: the range starts above its end; write 1999-2000 {range}")]),
         ("ports = \"tcp/2000\"", vec![format!("2:9: \"tcp/2000\" is no port: ports are from 1 to 65535 {range}")]),
@@ -1337,7 +1353,7 @@ fn a_network_of_the_host_that_cannot_be() {
             "",
             vec![
                 "1:1: nothing is in \"network\" (in \"network\" there are: user, ipv4, ipv6, resolvers, \
-             block, ports; or remove it)"
+             cache, cache_user, block, ports; or remove it)"
                     .to_owned(),
             ],
         ),

@@ -11,6 +11,9 @@ const TOLD: Duration = Duration::from_secs(26 * 3600);
 /// The most that are remembered.
 const MOST: usize = 256;
 
+/// The finding of the cache of names.
+pub(super) const CACHE: &str = "BW138";
+
 /// A difference between the kernel and what should be there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Difference {
@@ -41,6 +44,11 @@ impl Difference {
     /// A route or a rule leads packets out that the rules did not let through.
     pub(super) fn of_routes(text: String) -> Self {
         Self { finding: "BW125", tenant: None, text }
+    }
+
+    /// The link to the cache of names is not as it was made.
+    pub(super) fn of_cache(text: String) -> Self {
+        Self { finding: CACHE, tenant: None, text }
     }
 
     /// A count of a tenant is lower than it was.

@@ -14,6 +14,7 @@ pub(super) fn settings(host: &Host, pools: Pools, report: &Report) -> RouterSett
     RouterSettings {
         pools,
         resolvers: report.resolvers.clone(),
+        cache: host.network.cache,
         blocked: host.network.block.iter().copied().chain(own).collect(),
         names: report.names.clone(),
     }

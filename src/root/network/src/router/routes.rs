@@ -5,10 +5,10 @@
 
 use super::found::Difference;
 use super::{Router, RouterError};
-use crate::uplink::side_of_router;
+use crate::uplink::{is_veth, side_of_router, side_of_router_to_cache};
 use bailiwick_netlink::Error;
 use bailiwick_netlink::route::{Family, Prefix, Route, RouteKind, Rule};
-use bailiwick_plan::network::ROUTER_LINK;
+use bailiwick_plan::network::{CACHE_GATEWAY_MAC, CACHE_LINK, ROUTER_LINK, ROUTES};
 
 /// The kernel's own rules, by priority and table (`ip-rule(8)`): `local`, `main` and `default`.
 const OF_KERNEL: [(u32, u32); 3] = [(0, 255), (32_766, 254), (32_767, 253)];
@@ -47,6 +47,30 @@ impl Router {
                 "the router has no link {ROUTER_LINK} to the host; `bailiwick-net --uplink` makes it"
             ))),
         }
+        if self.settings.cache {
+            found.extend(self.compare_cache()?);
+        }
+        Ok(found)
+    }
+
+    /// Compares the link to the cache of names with what should be there, if the cache runs.
+    fn compare_cache(&mut self) -> Result<Vec<Difference>, RouterError> {
+        let Some(link) = self.route.link(CACHE_LINK)? else { return Ok(Vec::new()) };
+        if !is_veth(&link, CACHE_GATEWAY_MAC) {
+            let text =
+                format!("{CACHE_LINK} is not the link that was made; `systemctl restart bailiwick-dns` makes it anew");
+            return Ok(vec![Difference::of_cache(text)]);
+        }
+        let side = side_of_router_to_cache(self.pools);
+        let mut found: Vec<_> = side.ensure(&mut self.route, &link)?.into_iter().map(Difference::of_cache).collect();
+        for family in [Family::V4, Family::V6] {
+            let over =
+                self.route.routes(family, Some(ROUTES))?.into_iter().filter(|route| route.link == Some(link.index));
+            for route in over.filter(|route| !side.has_route(route)).collect::<Vec<_>>() {
+                let removed = self.route.delete_route(&route);
+                found.push(Difference::of_cache(format!("the {route} led over {CACHE_LINK}") + &outcome(removed)));
+            }
+        }
         Ok(found)
     }
 }
@@ -76,7 +100,7 @@ fn is_of_kernel(rule: &Rule) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bailiwick_plan::network::{MARK, ROUTES};
+    use bailiwick_plan::network::MARK;
 
     #[test]
     fn only_routes_to_the_router_itself_lead_nowhere() {

@@ -3,6 +3,7 @@
 //! Only what is ours goes, and only when no jail is connected. That the host forwards packets stays: others may need it by now.
 
 use super::{UplinkError, in_router, is_host_end, report, router_namespace, rules, system};
+use crate::cache;
 use bailiwick_netlink::route::RouteSocket;
 use bailiwick_plan::network::{self, number_of_link};
 use bailiwick_policy::Store;
@@ -48,6 +49,7 @@ pub(crate) fn run(config: &Path) -> Result<Vec<String>, UplinkError> {
         removed.push(format!("the router \"{}\"", path.display()));
     }
     removed.extend(rules::remove()?);
+    cache::remove(&host).map_err(system("end the cache of names"))?;
     report::remove(&host).map_err(system("remove the word for bailiwick-net"))?;
     Ok(removed)
 }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, SystemTime};
 
 const FILE: &str = "uplink.json";
@@ -30,6 +30,9 @@ pub(crate) struct Report {
     /// The addresses of names that policies allow.
     #[serde(default)]
     pub(crate) names: BTreeMap<DomainName, Vec<IpAddr>>,
+    /// Why the cache of names cannot run, if it should.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) cache: Option<String>,
     /// What is wrong with the host's side.
     pub(crate) problems: Vec<String>,
 }
@@ -47,7 +50,7 @@ impl Report {
             problems.push(text(&error));
             Vec::new()
         });
-        Self { at: now(), addresses, resolvers, names: BTreeMap::new(), problems }
+        Self { at: now(), addresses, resolvers, names: BTreeMap::new(), cache: None, problems }
     }
 
     /// How long ago it was made.
@@ -60,19 +63,25 @@ impl Report {
         read(file::open_dir(&host.runtime_dir.join(NET_DIR)).ok()?).ok().flatten()
     }
 
-    /// Leaves the report in the directory of `bailiwick-net`'s socket, which is made if it is missing.
+    /// Leaves the report in the directory of `bailiwick-net`'s socket.
     pub(crate) fn write(&self, host: &Host, user: RouterUser) -> io::Result<()> {
-        let (above, folder) =
-            host.runtime_dir.parent().zip(host.runtime_dir.file_name()).ok_or(io::ErrorKind::InvalidInput)?;
-        // The first one after a boot may come before the warden.
-        let runtime = file::ensure_dir_at(file::open_dir(above)?, folder, 0o755)?;
-        let dir = file::ensure_dir_at(&runtime, NET_DIR, 0o755)?;
-        rustix::fs::fchmod(&dir, rustix::fs::Mode::from_raw_mode(0o755))?;
+        let dir = directory(host)?;
         let text = serde_json::to_vec(self)?;
         file::replace_at(&dir, FILE, &text, 0o640, Outlives::Process)?;
         let file = file::open_file_at(&dir, FILE)?;
         Ok(rustix::fs::fchown(&file, None, Some(rustix::fs::Gid::from_raw(user.gid)))?)
     }
+}
+
+/// The directory of `bailiwick-net`'s socket, which is made if it is missing.
+pub(crate) fn directory(host: &Host) -> io::Result<OwnedFd> {
+    let (above, folder) =
+        host.runtime_dir.parent().zip(host.runtime_dir.file_name()).ok_or(io::ErrorKind::InvalidInput)?;
+    // The first one after a boot may come before the warden.
+    let runtime = file::ensure_dir_at(file::open_dir(above)?, folder, 0o755)?;
+    let dir = file::ensure_dir_at(&runtime, NET_DIR, 0o755)?;
+    rustix::fs::fchmod(&dir, rustix::fs::Mode::from_raw_mode(0o755))?;
+    Ok(dir)
 }
 
 /// Removes the last report, if there is one.

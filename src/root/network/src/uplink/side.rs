@@ -18,8 +18,8 @@ pub(crate) struct Side {
     /// The other side: its addresses are those of neighbours for ever.
     neighbours: Vec<IpAddr>,
     neighbour_mac: Mac,
-    /// Prefix, and the neighbour that leads there.
-    routes: Vec<(Prefix, IpAddr)>,
+    /// Prefix, and the neighbour that leads there if the addresses are not on the link itself.
+    routes: Vec<(Prefix, Option<IpAddr>)>,
     /// The table of these routes.
     table: u32,
     rules: Vec<Rule>,
@@ -30,13 +30,13 @@ pub(crate) fn of_host(pools: Pools) -> Side {
     let (host, router) = (pools.host(), pools.router());
     let pool = |prefix: bailiwick_types::Prefix| Prefix { address: prefix.address(), len: prefix.length() };
     let ipv6 = pools.ipv6().zip(router.ipv6);
-    let routes = std::iter::once((pool(pools.ipv4()), IpAddr::V4(router.ipv4)));
+    let routes = std::iter::once((pool(pools.ipv4()), Some(IpAddr::V4(router.ipv4))));
     Side {
         link: network::HOST_LINK,
         addresses: host.all().collect(),
         neighbours: router.all().collect(),
         neighbour_mac: Mac(network::ROUTER_MAC),
-        routes: routes.chain(ipv6.map(|(prefix, router)| (pool(prefix), IpAddr::V6(router)))).collect(),
+        routes: routes.chain(ipv6.map(|(prefix, router)| (pool(prefix), Some(IpAddr::V6(router))))).collect(),
         table: Route::MAIN,
         rules: Vec::new(),
     }
@@ -46,7 +46,7 @@ pub(crate) fn of_host(pools: Pools) -> Side {
 pub(crate) fn of_router(pools: Pools) -> Side {
     let (host, router) = (pools.host(), pools.router());
     let families = |addresses: Addresses| addresses.all().map(Family::of).collect::<Vec<_>>();
-    let to_host = |address| (Prefix::all(Family::of(address)), address);
+    let to_host = |address| (Prefix::all(Family::of(address)), Some(address));
     let rule = |family| Rule::for_mark(family, RULE_PRIORITY, network::MARK, u32::MAX, network::ROUTES);
     Side {
         link: network::ROUTER_LINK,
@@ -59,7 +59,39 @@ pub(crate) fn of_router(pools: Pools) -> Side {
     }
 }
 
+/// The router's side of the link to the cache of names: the cache's addresses are on it.
+pub(crate) fn of_router_to_cache(pools: Pools) -> Side {
+    Side {
+        link: network::CACHE_LINK,
+        addresses: Vec::new(),
+        neighbours: pools.cache().all().collect(),
+        neighbour_mac: Mac(network::CACHE_MAC),
+        routes: pools.cache().all().map(|address| (Prefix::host(address), None)).collect(),
+        table: network::ROUTES,
+        rules: Vec::new(),
+    }
+}
+
+/// The cache's side: everything is behind the router.
+pub(crate) fn of_cache(pools: Pools) -> Side {
+    let to_router = |address| (Prefix::all(Family::of(address)), Some(address));
+    Side {
+        link: network::INTERFACE,
+        addresses: pools.cache().all().collect(),
+        neighbours: pools.router().all().collect(),
+        neighbour_mac: Mac(network::CACHE_GATEWAY_MAC),
+        routes: pools.router().all().map(to_router).collect(),
+        table: Route::MAIN,
+        rules: Vec::new(),
+    }
+}
+
 impl Side {
+    /// Whether a route is one of its own.
+    pub(crate) fn has_route(&self, route: &Route) -> bool {
+        self.routes.contains(&(route.destination, route.via))
+    }
+
     /// The rules that choose its tables of routes, beside those of the kernel.
     pub(crate) fn rules(&self) -> &[Rule] {
         &self.rules
@@ -108,12 +140,14 @@ impl Side {
     fn ensure_routes(&self, socket: &mut RouteSocket, link: &Link) -> Result<Vec<String>, Error> {
         let mut added = Vec::new();
         for (destination, via) in &self.routes {
-            let family = Family::of(*via);
-            let is_there = |other: &Route| {
-                (other.destination, other.link, other.via) == (*destination, Some(link.index), Some(*via))
-            };
+            let family = Family::of(destination.address);
+            let is_there =
+                |other: &Route| (other.destination, other.link, other.via) == (*destination, Some(link.index), *via);
             if !socket.routes(family, Some(self.table))?.iter().any(is_there) {
-                let mut route = Route::over(*destination, link.index).via(*via).in_table(self.table);
+                let mut route = Route::over(*destination, link.index).in_table(self.table);
+                if let Some(via) = via {
+                    route = route.via(*via);
+                }
                 // The host itself reaches jails from its address on this link.
                 route.source = self.addresses.iter().copied().find(|own| Family::of(*own) == family);
                 socket.replace_route(&route)?;

@@ -114,7 +114,8 @@ impl Warden {
         }
         let impossible = |error: &(dyn Error + 'static)| failure(ExitStatus::HostCannot, &tenant.name, verb, error);
         let pools = bailiwick_observe::network::pools(&host.network).map_err(|error| impossible(&error))?;
-        let resolvers = bailiwick_observe::network::resolvers(&host.network).map_err(|error| impossible(&error))?;
+        let resolvers =
+            bailiwick_observe::network::jail_resolvers(&host.network, pools).map_err(|error| impossible(&error))?;
         let number = host.ids.number(ids);
         let addresses = pools.tenant(number).map_err(|error| impossible(&error))?;
         let settings = bailiwick_plan::network::settings(tenant, &host.network);
