@@ -15,7 +15,7 @@ use super::{END_TIME, LOOK_TIME, Program, pause_after};
 use crate::Networks;
 use bailiwick_observe::network::has_router;
 use bailiwick_policy::{Host, Store};
-use bailiwick_proto::{JAILS, NET_SOCKET};
+use bailiwick_proto::{JAILS, NET_CACHE, NET_DIR, NET_SOCKET};
 use bailiwick_sys::process;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -67,6 +67,8 @@ pub(super) struct Network {
     told: Option<String>,
     /// `bailiwick-net` itself.
     pub(super) program: Program,
+    /// The cache of names, while `--uplink` leaves a configuration for it.
+    cache: Program,
 }
 
 impl Network {
@@ -75,6 +77,14 @@ impl Network {
         let now = Instant::now();
         let command = command(&bailiwick_net, config);
         let program = Program::new("bailiwick-net", host.runtime_dir.join(NET_SOCKET), ANSWER_TIME, command);
+        let run_cache = self::command(&bailiwick_net, config);
+        let configuration = host.runtime_dir.join(NET_DIR).join(NET_CACHE);
+        // It has no socket, and is never asked.
+        let cache = Program::new("bailiwick-net --cache", configuration, ANSWER_TIME, move || {
+            let mut command = run_cache();
+            command.arg("--cache");
+            command
+        });
         Self {
             bailiwick_net,
             config: config.to_owned(),
@@ -87,6 +97,7 @@ impl Network {
             failures: 0,
             told: None,
             program,
+            cache,
         }
     }
 
@@ -141,6 +152,26 @@ impl Network {
             self.start_run(now);
         }
         self.program.ask();
+        if self.demand == Demand::Somebody {
+            self.look_at_cache(now);
+        }
+    }
+
+    /// Starts the cache of names if it should run and does not. It ends by itself when it should not, or should be another.
+    fn look_at_cache(&mut self, now: Instant) {
+        let cache = &mut self.cache;
+        if let Some(status) = cache.reap() {
+            // It has said why, and does so each time.
+            if !status.success() && cache.short_lives <= 1 {
+                tracing::warn!(event = "ended", program = cache.name, %status, "no name resolves in jails until the cache runs");
+            }
+            cache.again = Some(now + pause_after(cache.short_lives));
+        }
+        let is_due = cache.child.is_none() && cache.again.is_none_or(|again| now >= again) && cache.socket.exists();
+        if is_due && let Err(ended) = cache.start() {
+            tracing::error!(event = "not-started", program = cache.name, "{}", ended.message);
+            cache.again = Some(now + pause_after(u32::MAX));
+        }
     }
 
     /// Reads the policy if any of its files changed.
@@ -228,6 +259,7 @@ impl Network {
             }
             run.child.wait().ok();
         }
+        self.cache.end();
         self.program.end();
         if self.demand == Demand::Somebody && !jails_run(&self.host) {
             let removed = command(&self.bailiwick_net, &self.config)().arg("--remove").stdout(Stdio::null()).status();
@@ -335,6 +367,24 @@ mod tests {
         fs::create_dir(fake.temp.path().join("run/jails/alice")).expect("mkdir");
         fake.network.end();
         assert_eq!(fake.calls().len(), 4, "the router stays for the jail");
+    }
+
+    #[test]
+    fn the_cache_runs_while_there_is_a_configuration() {
+        let mut fake = Fake::new("outbound");
+        fake.until("it serves", |fake| fake.calls().len() == 2);
+        let folder = fake.temp.path().join("run").join(NET_DIR);
+        fs::create_dir(&folder).expect("mkdir");
+        fs::write(folder.join(NET_CACHE), "server:\n").expect("writes");
+        let caches = |fake: &Fake| fake.calls().iter().filter(|call| *call == "--cache").count();
+        // The script ends at once, and is started again.
+        fake.until("it was started twice", |fake| caches(fake) == 2);
+        fs::remove_file(folder.join(NET_CACHE)).expect("removes");
+        fake.until("it has ended", |fake| fake.network.cache.child.is_none());
+        let before = caches(&fake);
+        fake.network.cache.again = None;
+        fake.network.look();
+        assert_eq!(caches(&fake), before);
     }
 
     #[test]
