@@ -6,6 +6,7 @@
 //! the packages.
 
 use bailiwick_tests::machine::{install, journal, main_pid, ok, package, print_measurement, sh, until, version};
+use bailiwick_tests::wire::{NameServer, Space};
 use bailiwick_tests::{profiles, supports};
 use bailiwick_types::Profile;
 use std::collections::BTreeSet;
@@ -126,7 +127,8 @@ fn units_are_valid_and_hardened() {
     host();
     let text = ok("systemd-analyze verify --man=no bailiwick.target bailiwickd.service bailiwick-warden.service \
                    bailiwick-jails.service bailiwick-audit.timer bailiwick-audit.service \
-                   bailiwick-net.service bailiwick-uplink.service bailiwick-uplink-check.service bailiwick-uplink.timer 2>&1");
+                   bailiwick-net.service bailiwick-uplink.service bailiwick-uplink-check.service bailiwick-uplink.timer \
+                   bailiwick-dns.path bailiwick-dns.service 2>&1");
     // systemd before 254 does not know all settings, and ignores the unknown ones.
     let odd: Vec<&str> = text
         .lines()
@@ -143,6 +145,7 @@ fn units_are_valid_and_hardened() {
         ("bailiwick-net", 26),
         ("bailiwick-uplink", 52),
         ("bailiwick-uplink-check", 12),
+        ("bailiwick-dns", 36),
     ] {
         let (status, text) = sh(&format!("systemd-analyze security --threshold={most} --no-pager {unit}.service"));
         let last = text.lines().last().unwrap_or_default();
@@ -606,6 +609,48 @@ fn a_network_comes_with_the_policy_stays_and_is_put_back() {
     ok("systemctl start bailiwick.target bailiwickd bailiwick-warden");
     until("the jails are known", || running() == TENANTS.map(str::to_owned).into());
     assert_eq!(inits(), before);
+    take_the_network_away();
+}
+
+#[test]
+#[ignore = "needs a host of its own: make vm-test"]
+fn a_cache_of_names_runs_while_the_policy_wants_one() {
+    host();
+    // A resolver behind a wire.
+    let outside = Space::new();
+    let pid = outside.pid();
+    ok(&format!(
+        "ip link add wire type veth peer name eth0 netns {pid}; ip addr add 203.0.114.1/24 dev wire; ip link set wire up"
+    ));
+    outside.ok("ip addr add 203.0.114.53/24 dev eth0 && ip link set eth0 up");
+    let upstream = NameServer::start(&outside, [203, 0, 114, 53].into());
+    give_alice_a_network();
+    let cached = |cache: bool| {
+        let network = format!("network = {{ resolvers = [\"203.0.114.53\"], cache = {cache} }}\n");
+        let toml = "require = [\"cpu\", \"memory\", \"tasks\"]\n".to_owned() + &network;
+        std::fs::write("/etc/bailiwick/bailiwick.toml", toml).expect("writes");
+        ok("systemctl start bailiwick-uplink-check.service");
+    };
+    let state = || sh("systemctl is-active bailiwick-dns.service").1.trim().to_owned();
+    cached(true);
+    until("the cache runs", || state() == "active");
+    ok("bailiwick apply --restart; bailiwick restart alice");
+    let resolves =
+        |name: &str| sh(&format!("bailiwick exec alice -- getent ahostsv4 {name}")).1.contains("203.0.115.80");
+    until("a name resolves", || resolves("one.example.org"));
+    assert!(resolves("one.example.org") && upstream.asked("one.example.org") == 1, "{}", journal());
+    // It is the package's own program, beside the host's service.
+    let unbound = || sh("pgrep -u bailiwick-dns -x unbound").1.trim().to_owned();
+    let killed = unbound();
+    ok(&format!("kill -9 {killed}"));
+    until("a name resolves again", || unbound() != killed && resolves("two.example.org"));
+    ok("systemctl stop bailiwick.target");
+    assert_eq!(state(), "active", "jails that go on ask it");
+    ok("systemctl start bailiwick.target bailiwickd bailiwick-warden");
+    cached(false);
+    until("the cache has ended", || state() == "inactive");
+    assert_eq!(sh("systemctl --failed --no-legend --plain | grep bailiwick").1, "");
+    ok("ip link delete wire");
     take_the_network_away();
 }
 
