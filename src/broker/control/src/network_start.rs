@@ -7,11 +7,11 @@
 //! Danger: nothing waits for long on a host that cannot make networks. Only operators wait, once for each request.
 
 use crate::sync::lock;
-use bailiwick_proto::{NET_SOCKET, NET_WANTED, time_limits};
+use bailiwick_proto::{NET_ERROR, NET_SOCKET, NET_WANTED, time_limits};
 use bailiwick_sys::socket;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tracing::warn;
 
 /// The time after which it is asked for again.
@@ -22,14 +22,15 @@ const AGAIN: Duration = Duration::from_secs(60);
 pub(crate) struct NetworkStart {
     socket: PathBuf,
     wanted: PathBuf,
+    error: PathBuf,
     /// When it was asked for last.
     asked: Mutex<Option<Instant>>,
 }
 
 impl NetworkStart {
     pub(crate) fn new(runtime_dir: &Path) -> Self {
-        let (socket, wanted) = (runtime_dir.join(NET_SOCKET), runtime_dir.join(NET_WANTED));
-        Self { socket, wanted, asked: Mutex::default() }
+        let [socket, wanted, error] = [NET_SOCKET, NET_WANTED, NET_ERROR].map(|name| runtime_dir.join(name));
+        Self { socket, wanted, error, asked: Mutex::default() }
     }
 
     /// Asks for it, unless it serves or was asked for a moment ago.
@@ -47,14 +48,21 @@ impl NetworkStart {
         }
     }
 
-    /// Asks for it, whatever was asked for before, and waits a moment until it serves. If it does not, the start of a jail says why.
+    /// Asks for it, whatever was asked for before, and waits a moment until it serves or cannot be made. The start of a jail says why.
     pub(crate) async fn wait(&self) {
         *lock(&self.asked) = None;
+        let earlier = self.failed();
         self.ask();
         let deadline = Instant::now() + time_limits::NET_START;
-        while !self.serves() && Instant::now() < deadline {
+        let has_failed = || self.failed().is_some_and(|at| earlier.is_none_or(|earlier| at > earlier));
+        while !self.serves() && !has_failed() && Instant::now() < deadline {
             tokio::time::sleep(time_limits::RETRY).await;
         }
+    }
+
+    /// When the link could not be made the last time, if it is not there.
+    fn failed(&self) -> Option<SystemTime> {
+        std::fs::metadata(&self.error).and_then(|file| file.modified()).ok()
     }
 
     fn serves(&self) -> bool {
@@ -97,5 +105,30 @@ mod tests {
         start.wait().await;
         assert!(!temp.path().join("control/network.wanted").exists(), "it serves");
         drop(serving.await.expect("ends"));
+    }
+
+    #[tokio::test]
+    async fn a_host_that_cannot_make_it_is_not_waited_for() {
+        let (temp, start) = start();
+        let error = temp.path().join(NET_ERROR);
+        std::fs::write(&error, "an earlier one").expect("writes");
+        let wanted = temp.path().join(NET_WANTED);
+        let failing = tokio::task::spawn_blocking(move || {
+            while !wanted.exists() {
+                std::thread::yield_now();
+            }
+            let text = error.with_file_name("new");
+            // The clock of files is coarse.
+            while std::fs::metadata(&error).expect("is there").modified().expect("has one")
+                >= std::fs::write(&text, "no nf_tables")
+                    .and_then(|()| std::fs::metadata(&text)?.modified())
+                    .expect("writes")
+            {}
+            std::fs::rename(text, error).expect("replaces");
+        });
+        let since = Instant::now();
+        start.wait().await;
+        assert!(since.elapsed() < time_limits::NET_START, "it waits in vain");
+        failing.await.expect("ends");
     }
 }

@@ -59,6 +59,15 @@ pub(crate) enum UplinkError {
     /// Somebody still needs what should be removed.
     #[error(transparent)]
     InUse(#[from] removal::InUse),
+    /// The kernel lacks a part of what networks need, or refuses it.
+    #[error("cannot make {what}; `bailiwick doctor` says what the kernel lacks")]
+    Part {
+        /// What was made, and the module that has it.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: bailiwick_netlink::Error,
+    },
     /// The kernel refused a change.
     #[error(transparent)]
     Netlink(#[from] bailiwick_netlink::Error),
@@ -79,9 +88,17 @@ impl UplinkError {
         match self {
             Self::Policy(_) | Self::Settings(_) | Self::Machine(_) => ExitStatus::Invalid,
             Self::Conflict(_) | Self::InUse(_) => ExitStatus::Conflict,
-            Self::Netlink(_) | Self::System { .. } => ExitStatus::Failed,
+            Self::Netlink(_) | Self::Part { .. } | Self::System { .. } => ExitStatus::Failed,
         }
     }
+}
+
+/// What the kernel may lack, with its module.
+const RULES: &str = "the rules of the host (nf_tables)";
+const LINK: &str = "the link between the host and the router (veth)";
+
+fn part(what: &'static str) -> impl FnOnce(bailiwick_netlink::Error) -> UplinkError {
+    move |source| UplinkError::Part { what, source }
 }
 
 fn system(what: &'static str) -> impl FnOnce(io::Error) -> UplinkError {
@@ -92,17 +109,23 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> UplinkError {
 pub(crate) fn run(config: &Path) -> Result<Vec<String>, UplinkError> {
     let mut store = Store::new(config);
     let (host, _) = store.host().map_err(UplinkError::Policy)?;
-    let user = settings::user(&host)?;
-    let made = make(&host, user);
+    let done = make_and_report(&host, &mut store);
+    report::tell(&host, done.as_ref().err()).map_err(system("leave word of what is wrong"))?;
+    done
+}
+
+fn make_and_report(host: &Host, store: &mut Store) -> Result<Vec<String>, UplinkError> {
+    let user = settings::user(host)?;
+    let made = make(host, user);
     // Jails must not reach the host, whatever else is wrong.
     let mut report = Report::new(addresses()?, observed::resolvers(&host.network), made.as_ref().err());
     let names = store.read().policy.map(|policy| names::of_policy(&policy)).unwrap_or_default();
-    let earlier = Report::last(&host).map(|last| last.names).unwrap_or_default();
+    let earlier = Report::last(host).map(|last| last.names).unwrap_or_default();
     let (found, unknown) = names::look_up(&names, &earlier, user).map_err(system("look up names"))?;
     report.names = found;
     report.problems.extend(unknown);
-    report.cache = cache::follow(&host, &report.resolvers).map_err(system("set up the cache of names"))?;
-    report.write(&host, user).map_err(system("leave word for bailiwick-net"))?;
+    report.cache = cache::follow(host, &report.resolvers).map_err(system("set up the cache of names"))?;
+    report.write(host, user).map_err(system("leave word for bailiwick-net"))?;
     made
 }
 
@@ -119,6 +142,8 @@ fn make(host: &Host, user: settings::RouterUser) -> Result<Vec<String>, UplinkEr
     let families = if pools.ipv6().is_some() { Families::Both } else { Families::Ipv4 };
     let mut socket = RouteSocket::open()?;
     conflicts::check(&mut socket, pools)?;
+    // Nothing is made on a host that cannot have rules: no program would serve half of it.
+    rules::try_to_read().map_err(part(RULES))?;
 
     let path = host.router_namespace();
     let (router, is_new) = router_namespace::ensure(&path, user).map_err(system("make the router"))?;
@@ -137,7 +162,7 @@ fn make(host: &Host, user: settings::RouterUser) -> Result<Vec<String>, UplinkEr
     }
     repaired.extend(ensure_side(&side::of_router(pools), &mut inside, &theirs, is_new)?);
     repaired.extend(ensure_side(&side::of_host(pools), &mut socket, &ours, is_new)?);
-    let missing = rules::ensure(pools, host)?;
+    let missing = rules::ensure(pools, host).map_err(part(RULES))?;
     repaired.extend(if is_new { Vec::new() } else { missing });
     // The host forwards last: until then nothing passes that the rules do not know.
     for setting in forwarding::of_host(families, network::HOST_LINK).map_err(system("read the host's settings"))? {
@@ -195,7 +220,7 @@ fn ensure_pair(
         far: end(network::ROUTER_LINK, network::ROUTER_MAC, ROUTER_QUEUE),
         near_state: State::Down,
     };
-    host.add_veth(&veth, namespace.as_fd())?;
+    host.add_veth(&veth, namespace.as_fd()).map_err(part(LINK))?;
     match find(host, router)? {
         (Some(ours), Some(theirs)) => {
             // Neither needs an address of its own making.

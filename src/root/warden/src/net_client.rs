@@ -23,6 +23,14 @@ pub(crate) enum NetError {
         "bailiwick-net does not run, which connects jails to the network; `systemctl status bailiwick-uplink bailiwick-net` says why"
     )]
     NotRunning(#[source] io::Error),
+    /// Nobody listens, because the host has no link that could be served.
+    #[error("bailiwick-net does not run, which connects jails to the network: {why}")]
+    NoLink {
+        /// Why it could not be made.
+        why: String,
+        /// The kind of error of the connection.
+        kind: io::ErrorKind,
+    },
     /// It did not answer in time.
     #[error("bailiwick-net did not answer within {} seconds", PATIENCE.as_secs())]
     Late,
@@ -32,6 +40,17 @@ pub(crate) enum NetError {
     /// The conversation failed.
     #[error("cannot talk to bailiwick-net")]
     Transport(#[from] TransportError),
+}
+
+impl NetError {
+    /// Whether there is no socket: this is a host without networks.
+    pub(crate) fn is_absent(&self) -> bool {
+        match self {
+            Self::NotRunning(error) => error.kind() == io::ErrorKind::NotFound,
+            Self::NoLink { kind, .. } => *kind == io::ErrorKind::NotFound,
+            _ => false,
+        }
+    }
 }
 
 /// One request whose answer is awaited.
@@ -50,7 +69,10 @@ impl NetAsk {
         request: &NetRequest,
         descriptor: Option<BorrowedFd<'_>>,
     ) -> Result<Self, NetError> {
-        let socket = socket::connect_at_once(&runtime.net_socket()).map_err(NetError::NotRunning)?;
+        let socket = socket::connect_at_once(&runtime.net_socket()).map_err(|error| match runtime.net_error() {
+            Some(why) => NetError::NoLink { why, kind: error.kind() },
+            None => NetError::NotRunning(error),
+        })?;
         // It fits into the empty buffer of the socket.
         let fds: Vec<_> = descriptor.into_iter().collect();
         transport::send(&socket, request, MAX_NET_REQUEST, &fds)?;

@@ -3,7 +3,7 @@
 use crate::host_files::etc_view::EtcView;
 use crate::jail::record::Record;
 use bailiwick_policy::{EtcSettings, Web};
-use bailiwick_proto::{CONTROL_DIR, JAILS, NET_ROOT_SOCKET, WARDEN_SOCKET, WEB_DIR, init_socket};
+use bailiwick_proto::{CONTROL_DIR, JAILS, NET_ERROR, NET_ROOT_SOCKET, WARDEN_SOCKET, WEB_DIR, init_socket};
 use bailiwick_sys::{file, socket};
 use bailiwick_types::{Access, TenantName};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
@@ -17,6 +17,8 @@ const GROUPS: &str = "groups.json";
 const LENT: &str = "lent";
 const MAIL_RATES: &str = "mail-rates";
 const MAX_GROUPS: usize = 64 << 10;
+/// The most bytes of what `bailiwick-net` says of an error.
+const MAX_ERROR: usize = 4096;
 /// Length of the queue of connections. The daemon makes one connection for each new session.
 const BACKLOG: i32 = 128;
 
@@ -144,6 +146,13 @@ impl Runtime {
     /// The socket of `bailiwick-net` for changes.
     pub(crate) fn net_socket(&self) -> PathBuf {
         path_of(self.dir.as_fd(), NET_ROOT_SOCKET).into()
+    }
+
+    /// Why `bailiwick-net` has no link to serve, if its `--uplink` has left word of that.
+    pub(crate) fn net_error(&self) -> Option<String> {
+        let text =
+            file::open_file_at(&self.dir, NET_ERROR).and_then(|file| file::read_bounded(file, MAX_ERROR)).ok()?;
+        Some(String::from_utf8_lossy(&text).trim().to_owned()).filter(|text| !text.is_empty())
     }
 
     /// Device and inode of the warden's socket; `None` when there is none.

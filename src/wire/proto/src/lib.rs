@@ -24,7 +24,7 @@ pub use bytes::Bytes;
 pub use control::{ControlReply, ControlRequest};
 pub use frame::{Decoder, FrameError, decode, encode};
 pub use init::{InitReply, InitRequest, SessionEvent, SessionSignal};
-pub use net::{NET_CACHE, NET_DIR, NET_ROOT_SOCKET, NET_SOCKET, NET_WANTED, NetReply, NetRequest};
+pub use net::{NET_CACHE, NET_DIR, NET_ERROR, NET_ROOT_SOCKET, NET_SOCKET, NET_WANTED, NetReply, NetRequest};
 pub use refusal::Refusal;
 pub use refused_request::RefusedRequest;
 pub use transport::{Incoming, Outgoing, TransportError};

@@ -19,7 +19,7 @@ pub const ANSWER: Duration = Duration::from_secs(30);
 /// `bailiwickd` waits for `bailiwick-net` to answer a question.
 pub const NET_ANSWER: Duration = Duration::from_secs(5);
 /// `bailiwickd` waits for the network to start, when an operator gives somebody one.
-pub const NET_START: Duration = Duration::from_secs(10);
+pub const NET_START: Duration = Duration::from_secs(20);
 /// A client waits for a daemon that is being restarted to listen again.
 pub const RESTART: Duration = Duration::from_secs(5);
 /// The pause between two attempts to reach a daemon that is being restarted.

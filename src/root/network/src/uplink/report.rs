@@ -15,6 +15,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, SystemTime};
 
 const FILE: &str = "uplink.json";
+/// As in [`bailiwick_proto::NET_ERROR`].
+const ERROR: &str = "error";
 const MAX_FILE: usize = 4 << 20;
 
 /// What came of it.
@@ -84,10 +86,22 @@ pub(crate) fn directory(host: &Host) -> io::Result<OwnedFd> {
     Ok(dir)
 }
 
+/// Says for everybody why the link could not be made, or that it could: then there is no such file.
+pub(crate) fn tell(host: &Host, error: Option<&UplinkError>) -> io::Result<()> {
+    let Some(error) = error else { return remove_file(host, ERROR) };
+    let text = Failure::new(ExitStatus::Failed, error).message;
+    file::replace_at(&directory(host)?, ERROR, text.as_bytes(), 0o644, Outlives::Process)
+}
+
 /// Removes the last report, if there is one.
 pub(crate) fn remove(host: &Host) -> io::Result<()> {
+    remove_file(host, ERROR)?;
+    remove_file(host, FILE)
+}
+
+fn remove_file(host: &Host, name: &str) -> io::Result<()> {
     match file::open_dir(&host.runtime_dir.join(NET_DIR)) {
-        Ok(dir) => file::remove_file_at(dir, FILE),
+        Ok(dir) => file::remove_file_at(dir, name),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
     }
@@ -104,4 +118,14 @@ pub(crate) fn read(dir: impl AsFd) -> io::Result<Option<Report>> {
 
 fn now() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everybody_finds_the_error_where_it_is_told() {
+        assert_eq!(bailiwick_proto::NET_ERROR, format!("{NET_DIR}/{ERROR}"));
+    }
 }

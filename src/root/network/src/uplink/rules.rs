@@ -24,6 +24,11 @@ pub(super) fn ensure(pools: Pools, host: &Host) -> Result<Vec<String>, Error> {
     Ok(vec![what])
 }
 
+/// Reads the table, as the first question to a kernel that may have no tables.
+pub(super) fn try_to_read() -> Result<(), Error> {
+    NftSocket::open()?.table(uplink::TABLE, MOST).map(drop)
+}
+
 /// Removes the table; returns what it was called if it was there.
 pub(super) fn remove() -> Result<Option<String>, Error> {
     let mut socket = NftSocket::open()?;

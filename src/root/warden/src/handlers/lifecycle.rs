@@ -9,7 +9,7 @@ use crate::jail::step::{Step, reach};
 use crate::jail::stop::CLEAR_TIME;
 use crate::limits::cgroups::Groups;
 use crate::limits::disk;
-use crate::net_client::{NetAsk, NetError};
+use crate::net_client::NetAsk;
 use crate::requests::{Begins, Ticket, WaitingRequests, WaitsFor, failed, failure};
 use crate::runtime::Runtime;
 use crate::state::Warden;
@@ -22,7 +22,6 @@ use bailiwick_policy::{Declared, Host, Tenant};
 use bailiwick_proto::{Failure, Hold, NetRequest, Refusal, WardenReply, WardenRequest};
 use bailiwick_types::{Access, DiskFact, ExitStatus, FrozenBy, IdRange, NetworkMode, TenantName};
 use std::error::Error;
-use std::io;
 use std::time::{Duration, Instant};
 
 /// How long the kernel may take to freeze a group.
@@ -223,7 +222,7 @@ impl Warden {
     fn forget_network(&self, name: &TenantName) -> Result<Option<NetAsk>, Failure> {
         match NetAsk::begin(&self.runtime, &NetRequest::Forget { tenant: name.clone() }, None) {
             Ok(ask) => Ok(Some(ask)),
-            Err(NetError::NotRunning(error)) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) if error.is_absent() => Ok(None),
             Err(error) => Err(failed(name, "purge")(error)),
         }
     }
