@@ -5,7 +5,10 @@
 //! tenants. They run only in the virtual machine (`make vm-test`). `BAILIWICK_DEB` and `BAILIWICK_DEB_NEXT` name
 //! the packages.
 
-use bailiwick_tests::machine::{install, journal, main_pid, ok, package, print_measurement, sh, until, version};
+use bailiwick_tests::connected::network_of_host;
+use bailiwick_tests::machine::{
+    init, install, journal, main_pid, ok, package, print_measurement, running, sh, until, version,
+};
 use bailiwick_tests::wire::{NameServer, Space};
 use bailiwick_tests::{profiles, supports};
 use bailiwick_types::Profile;
@@ -28,27 +31,9 @@ fn host() {
     assert_eq!(running(), TENANTS.map(str::to_owned).into());
 }
 
-fn running() -> BTreeSet<String> {
-    // Errors of the policy are printed to standard error.
-    let text = ok("bailiwick list --json 2> /dev/null");
-    let list: serde_json::Value = serde_json::from_str(&text).expect("json");
-    let list = list.as_array().expect("an array").iter();
-    list.filter(|tenant| tenant["state"] == "running")
-        .map(|tenant| tenant["name"].as_str().expect("a name").to_owned())
-        .collect()
-}
-
 /// The init of each tenant, identified by process id and start time.
 fn inits() -> Vec<String> {
     TENANTS.map(init).to_vec()
-}
-
-fn init(tenant: &str) -> String {
-    let text = ok(&format!("bailiwick show {tenant} --json"));
-    let show: serde_json::Value = serde_json::from_str(&text).expect("json");
-    let pid = show["pid"].as_u64().unwrap_or_else(|| panic!("{tenant} is down: {text}"));
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("runs");
-    format!("{pid} {}", stat.rsplit(')').next().expect("fields").split_whitespace().nth(19).expect("start time"))
 }
 
 /// A session that echoes each line.
@@ -567,51 +552,6 @@ fn take_the_network_away() {
     host();
 }
 
-/// What of the network is on the host: the router, the link and the table.
-fn network_of_host() -> (bool, bool, bool) {
-    let is_there = |line: &str| sh(line).0 == 0;
-    (
-        is_there("findmnt /run/netns/bailiwick"),
-        is_there("test -e /sys/class/net/bwk0"),
-        is_there("nft list table inet bailiwick_uplink"),
-    )
-}
-
-#[test]
-#[ignore = "needs a host of its own: make vm-test"]
-fn a_network_comes_with_the_policy_stays_and_is_put_back() {
-    host();
-    assert_eq!(network_of_host(), (false, false, false), "nobody has one");
-    assert_eq!(sh("systemctl is-active bailiwick-net bailiwick-uplink").1.trim(), "inactive\ninactive");
-    give_alice_a_network();
-    // The timer would do this within a minute.
-    ok("systemctl start nftables.service bailiwick-uplink-check.service");
-    until("it serves", || sh("systemctl is-active bailiwick-net").1.trim() == "active");
-    assert_eq!(network_of_host(), (true, true, true));
-    ok("bailiwick apply; bailiwick restart alice");
-    ok("bailiwick exec alice -- grep -q eth0 /proc/net/dev");
-    // The host's rules are replaced, by a service and by hand.
-    ok("systemctl restart nftables.service");
-    until("the table is back", || network_of_host() == (true, true, true));
-    ok("systemctl reload nftables.service");
-    until("the table is back", || network_of_host() == (true, true, true));
-    ok("nft flush ruleset; systemctl start bailiwick-uplink-check.service");
-    until("the table is back", || network_of_host() == (true, true, true));
-    // Its death ends nothing, and neither does its stop.
-    let before = inits();
-    let killed = main_pid("bailiwick-net.service");
-    ok(&format!("kill -9 {killed}"));
-    until("it serves again", || {
-        sh("systemctl is-active bailiwick-net").1.trim() == "active" && main_pid("bailiwick-net.service") != killed
-    });
-    ok("systemctl stop bailiwick.target");
-    assert_eq!(network_of_host(), (true, true, true), "the jail goes on");
-    ok("systemctl start bailiwick.target bailiwickd bailiwick-warden");
-    until("the jails are known", || running() == TENANTS.map(str::to_owned).into());
-    assert_eq!(inits(), before);
-    take_the_network_away();
-}
-
 #[test]
 #[ignore = "needs a host of its own: make vm-test"]
 fn a_cache_of_names_runs_while_the_policy_wants_one() {
@@ -651,27 +591,6 @@ fn a_cache_of_names_runs_while_the_policy_wants_one() {
     until("the cache has ended", || state() == "inactive");
     assert_eq!(sh("systemctl --failed --no-legend --plain | grep bailiwick").1, "");
     ok("ip link delete wire");
-    take_the_network_away();
-}
-
-#[test]
-#[ignore = "needs a host of its own: make vm-test"]
-fn a_host_that_cannot_make_networks_boots_everything_else() {
-    host();
-    give_alice_a_network();
-    // The addresses of jails are in use: the uplink refuses, as on a host without nf_tables.
-    ok("ip link add taken type dummy; ip addr add 100.64.0.1/10 dev taken; ip link set taken up");
-    ok(
-        "systemctl stop bailiwick.target bailiwickd.service bailiwick-warden.service bailiwick-uplink.service bailiwick-net.service",
-    );
-    let since = Instant::now();
-    ok("systemctl start bailiwick.target");
-    until("bob is served", || running().contains("bob"));
-    assert!(since.elapsed() < Duration::from_secs(60), "{:?}", since.elapsed());
-    assert_eq!(sh("systemctl is-active bailiwick-warden bailiwickd").1.trim(), "active\nactive");
-    assert!(sh("systemctl is-failed bailiwick-uplink").1.contains("failed"), "{}", journal());
-    ok("ip link delete taken; systemctl start bailiwick-uplink-check.service");
-    until("it serves", || sh("systemctl is-active bailiwick-net").1.trim() == "active");
     take_the_network_away();
 }
 

@@ -1,6 +1,7 @@
 //! A complete host below a temporary directory: configuration, programs and tenants. Each test has its own.
 //! Dropping it removes everything it created, also after a failure.
 
+pub mod connected;
 mod ids;
 pub mod machine;
 pub mod network;

@@ -2,6 +2,7 @@
 //! virtual machine.
 
 use crate::without_waiting;
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -78,4 +79,32 @@ pub fn until(what: &str, mut done: impl FnMut() -> bool) {
 #[must_use]
 pub fn main_pid(unit: &str) -> String {
     ok(&format!("systemctl show -p MainPID --value {unit}")).trim().to_owned()
+}
+
+/// The tenants whose jails run.
+///
+/// # Panics
+/// When `bailiwickd` does not answer.
+#[must_use]
+pub fn running() -> BTreeSet<String> {
+    // Errors of the policy are printed to standard error.
+    let text = ok("bailiwick list --json 2> /dev/null");
+    let list: serde_json::Value = serde_json::from_str(&text).expect("json");
+    let list = list.as_array().expect("an array").iter();
+    list.filter(|tenant| tenant["state"] == "running")
+        .map(|tenant| tenant["name"].as_str().expect("a name").to_owned())
+        .collect()
+}
+
+/// The init of a tenant, identified by process id and start time.
+///
+/// # Panics
+/// When its jail is down.
+#[must_use]
+pub fn init(tenant: &str) -> String {
+    let text = ok(&format!("bailiwick show {tenant} --json"));
+    let show: serde_json::Value = serde_json::from_str(&text).expect("json");
+    let pid = show["pid"].as_u64().unwrap_or_else(|| panic!("{tenant} is down: {text}"));
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("runs");
+    format!("{pid} {}", stat.rsplit(')').next().expect("fields").split_whitespace().nth(19).expect("start time"))
 }

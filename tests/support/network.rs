@@ -45,20 +45,24 @@ pub struct Wire {
 }
 
 impl Wire {
-    /// Makes the wire, the default route over it, and a server on port 80. Call it once, inside [`in_own_network`].
+    /// Makes the wire, a default route over it, and a server on port 80. Call it once, inside [`in_own_network`] or on a machine of
+    /// the test's own.
     ///
     /// # Panics
     /// When the kernel refuses a step.
     #[must_use]
     pub fn new() -> Self {
         let own = namespace::inode(std::process::id(), "net").expect("this network");
-        let holder = Command::new("unshare").args(["--net", "--", "sleep", "600"]).spawn().expect("unshare runs");
+        let mut holder = Command::new("unshare");
+        // Nobody who reads what this test writes waits for its end.
+        holder.args(["--net", "--", "sleep", "3600"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let holder = holder.spawn().expect("unshare runs");
         let pid = holder.id();
         super::until("the server's network is there", || namespace::inode(pid, "net").is_ok_and(|inode| inode != own));
         let line = format!(
             "ip link set lo up && ip link add wan type veth peer name eth0 netns {pid} && ip addr add 203.0.114.1/24 dev wan && \
              ip link set wan up && nsenter -t {pid} -n sh -ec 'ip link set lo up; ip addr add {SERVER}/24 dev eth0; \
-             ip link set eth0 up' && ip route add default via {SERVER}"
+             ip link set eth0 up' && ip route add default via {SERVER} metric 5"
         );
         super::run(Command::new("sh").args(["-c", &line]));
         let network = namespace::open(pid, "net").expect("the server's network");
@@ -87,5 +91,7 @@ impl Drop for Wire {
     fn drop(&mut self) {
         self.holder.kill().ok();
         self.holder.wait().ok();
+        // The thread of the server keeps the other network until this process ends.
+        Command::new("ip").args(["link", "delete", "wan"]).stderr(Stdio::null()).status().ok();
     }
 }
