@@ -37,11 +37,11 @@ stage: deps
 	install -m 0755 $(addprefix target/$(TARGET)/$(OUT)/,bailiwick bailiwick-shell) $(STAGE)
 	install -m 0711 $(addprefix target/$(TARGET)/$(OUT)/,bailiwick-init bailiwick-web bailiwick-lend bailiwick-mail) $(STAGE)
 
-## stage-failpoints: the same, plus a warden whose steps a test can make fail
+## stage-failpoints: the same, plus a warden and a bailiwick-net whose steps a test can make fail
 stage-failpoints: stage
-	$(CARGO) build --locked --profile $(PROFILE) -p bailiwick-warden --features failpoints --target-dir target/failpoints
+	$(CARGO) build --locked --profile $(PROFILE) -p bailiwick-warden -p bailiwick-network --features bailiwick-warden/failpoints,bailiwick-network/failpoints --target-dir target/failpoints
 	mkdir -p $(STAGE)/failpoints
-	install -m 0755 target/failpoints/$(OUT)/bailiwick-warden $(STAGE)/failpoints
+	install -m 0755 $(addprefix target/failpoints/$(OUT)/,bailiwick-warden bailiwick-net) $(STAGE)/failpoints
 	install -m 0711 $(addprefix $(STAGE)/,bailiwick-init bailiwick-web bailiwick-lend bailiwick-mail) $(STAGE)/failpoints
 
 ## deps: install the Debian packages that the build and the tests need

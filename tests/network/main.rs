@@ -9,6 +9,7 @@ mod cache;
 mod clients;
 mod closed;
 mod fragments;
+mod kills;
 mod links;
 mod outbound;
 mod policy;

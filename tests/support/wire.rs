@@ -12,20 +12,24 @@ mod frame;
 mod names;
 mod servers;
 mod space;
+mod state;
 
 pub use capture::{Capture, Packet};
 pub use frame::{Frame, Macs, checksum, echo_v4, echo_v6, udp, udp_v4, udp_v6};
 pub use names::{NameServer, ask, question};
 pub use space::{Program, Space};
+pub use state::RouterState;
 
 use crate::{Host, until};
 use bailiwick_plan::network::{Addresses, GATEWAY_MAC, HOST_MAC, JAIL_MAC, Pools, local_prefix};
 use bailiwick_proto::frame::MAX_REPLY;
 use bailiwick_proto::net::MAX_NET_REQUEST;
 use bailiwick_proto::{Incoming, NET_ROOT_SOCKET, NET_SOCKET, NetReply, NetRequest, TransportError, transport};
-use bailiwick_sys::socket;
+use bailiwick_sys::{namespace, process, socket};
 use bailiwick_types::{NetworkTraffic, Prefix};
+use rustix::process::Signal;
 use servers::Servers;
+use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -48,6 +52,10 @@ pub const WIRE_MAC: [u8; 6] = [0x02, 0x77, 0, 0, 0, 1];
 /// The hardware address of the outside's end.
 pub const OUTSIDE_MAC: [u8; 6] = [0x02, 0x77, 0, 0, 0, 2];
 
+/// `bailiwick-net` with steps that can be made to fail, below the directory of programs.
+const WITH_FAILPOINTS: &str = "failpoints/bailiwick-net";
+/// The file that says which. The program can read nothing but the policy.
+const FAILPOINT: &str = "etc/failpoint";
 /// How long a connection may take on a busy machine. What is refused is refused at once.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -96,6 +104,8 @@ RULES";
 pub struct Wire {
     /// The host.
     pub host: Host,
+    /// The program that connects jails: with or without steps that can be made to fail.
+    program: &'static str,
     net: Option<Child>,
     cache: Option<Child>,
     servers: Servers,
@@ -155,9 +165,23 @@ impl Wire {
             format!("--mount=/proc/{pid}/ns/mnt"),
             "--".to_owned(),
         ]);
-        let wire = Self { host, net: None, cache: None, servers, space, outside };
+        let wire = Self { host, program: "bailiwick-net", net: None, cache: None, servers, space, outside };
         wire.configure(more);
         wire
+    }
+
+    /// Like [`Self::new`], with a `bailiwick-net` whose steps can be made to fail.
+    #[must_use]
+    pub fn with_failpoints() -> Self {
+        assert!(crate::stage().join(WITH_FAILPOINTS).exists(), "run `make stage-failpoints`");
+        let mut wire = Self::new();
+        wire.program = WITH_FAILPOINTS;
+        wire
+    }
+
+    /// What `bailiwick-net` does at a step: a step and `error`, `kill` or `wait`; nothing when it is empty.
+    pub fn fail_at(&self, text: &str) {
+        self.host.write(FAILPOINT, text);
     }
 
     /// Writes `bailiwick.toml` anew.
@@ -211,11 +235,7 @@ impl Wire {
             std::fs::set_permissions(self.host.path(name), mode).expect("chmod");
         }
         self.uplink();
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.host.path("net.log"));
-        let log = log.expect("a log file");
-        let mut command = self.host.program_command("bailiwick-net");
-        command.stdin(Stdio::null()).stdout(log.try_clone().expect("dup")).stderr(log);
-        self.net = Some(command.spawn().expect("bailiwick-net runs"));
+        self.spawn_network();
         until("bailiwick-net answers", || {
             let ended = self.net.as_mut().and_then(|child| child.try_wait().expect("wait"));
             assert!(ended.is_none(), "bailiwick-net ended with {ended:?}:\n{}", self.net_log());
@@ -269,6 +289,37 @@ impl Wire {
             ended.is_some()
         });
         ended.expect("it has")
+    }
+
+    /// Starts `bailiwick-net`, and does not wait for it.
+    ///
+    /// # Panics
+    /// When there is no such program.
+    pub fn spawn_network(&mut self) {
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.host.path("net.log"));
+        let log = log.expect("a log file");
+        let mut command = self.host.program_command(self.program);
+        command.env("BAILIWICK_FAILPOINT", self.host.path(FAILPOINT));
+        command.stdin(Stdio::null()).stdout(log.try_clone().expect("dup")).stderr(log);
+        self.net = Some(command.spawn().expect("bailiwick-net runs"));
+    }
+
+    /// Waits until `bailiwick-net` ends by itself. Returns its exit status.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn wait_for_end(&mut self) -> Option<i32> {
+        self.net.take().expect("bailiwick-net runs").wait().expect("wait").code()
+    }
+
+    /// Ends `bailiwick-net` as the service manager does: it writes down what was used.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn end_network(&mut self) {
+        let net = process::open(self.net_pid()).expect("it runs");
+        process::signal(&net, Signal::TERM).expect("a signal");
+        assert_eq!(self.wait_for_end(), Some(0), "{}", self.net_log());
     }
 
     /// Runs `bailiwick-net --uplink`.
@@ -394,13 +445,7 @@ impl Wire {
     /// When it has none.
     #[must_use]
     pub fn addresses(&self, tenant: &str) -> (Ipv4Addr, Ipv6Addr) {
-        let text = self.jail(tenant).ok("ip -o addr show dev eth0");
-        let addresses = text.lines().filter_map(|line| line.split_whitespace().nth(3));
-        let addresses: Vec<IpAddr> =
-            addresses.map(|text| text.split('/').next().unwrap_or_default().parse().expect("an address")).collect();
-        let v4 = addresses.iter().find_map(|address| if let IpAddr::V4(v4) = address { Some(*v4) } else { None });
-        let v6 = addresses.iter().find_map(|address| if let IpAddr::V6(v6) = address { Some(*v6) } else { None });
-        v4.zip(v6).unwrap_or_else(|| panic!("{tenant}: {text}"))
+        self.jail(tenant).addresses()
     }
 
     /// The addresses that jails can have on this machine.
@@ -438,13 +483,37 @@ impl Wire {
     /// Reads everything that arrives in a jail from now on.
     #[must_use]
     pub fn arrivals_in(&self, tenant: &str) -> Capture {
-        Capture::start(&self.jail(tenant), JAIL_MAC)
+        self.arrivals_at(&self.jail(tenant))
+    }
+
+    /// The same by the network of the jail.
+    #[must_use]
+    pub fn arrivals_at(&self, jail: &Space) -> Capture {
+        Capture::start(jail, JAIL_MAC)
+    }
+
+    /// The networks of jails, also of those that are being made: a process of each, by the number of the namespace. Only the warden
+    /// was started.
+    ///
+    /// # Panics
+    /// When no warden runs.
+    #[must_use]
+    pub fn networks(&self) -> BTreeMap<u64, u32> {
+        let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.host.pid()));
+        let children = children.expect("the warden runs");
+        let pids = children.split_whitespace().filter_map(|pid| pid.parse().ok());
+        pids.filter_map(|pid| Some((namespace::inode(pid, "net").ok()?, pid))).collect()
     }
 
     /// Waits until everything that was sent from a jail before has arrived outside, or never will: sends a packet after it on each
     /// processor, and waits for those. A packet stays on its processor, and none overtakes another there.
     pub fn settle(&self, tenant: &str, capture: &Capture) {
-        capture.wait_for_marks(|mark| self.jail(tenant).send_marks(SocketAddr::from((OUTSIDE_V4, 443)), mark));
+        self.settle_from(&self.jail(tenant), capture);
+    }
+
+    /// The same for any namespace.
+    pub fn settle_from(&self, space: &Space, capture: &Capture) {
+        capture.wait_for_marks(|mark| space.send_marks(SocketAddr::from((OUTSIDE_V4, 443)), mark));
     }
 
     /// The same for a jail that cannot send: over the wire itself.

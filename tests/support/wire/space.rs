@@ -5,7 +5,7 @@ use bailiwick_sys::namespace::{self, Kind};
 use rustix::fs::{Mode, OFlags};
 use rustix::thread::CpuSet;
 use std::fs::OpenOptions;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -139,6 +139,21 @@ impl Space {
                 .spawn()
         });
         Program { child: child.expect("sh runs") }
+    }
+
+    /// The addresses of `eth0`.
+    ///
+    /// # Panics
+    /// When it lacks one.
+    #[must_use]
+    pub fn addresses(&self) -> (Ipv4Addr, Ipv6Addr) {
+        let text = self.ok("ip -o addr show dev eth0");
+        let addresses = text.lines().filter_map(|line| line.split_whitespace().nth(3));
+        let addresses: Vec<IpAddr> =
+            addresses.map(|text| text.split('/').next().unwrap_or_default().parse().expect("an address")).collect();
+        let v4 = addresses.iter().find_map(|address| if let IpAddr::V4(v4) = address { Some(*v4) } else { None });
+        let v6 = addresses.iter().find_map(|address| if let IpAddr::V6(v6) = address { Some(*v6) } else { None });
+        v4.zip(v6).unwrap_or_else(|| panic!("{text}"))
     }
 
     /// Sends frames over an interface, as they are.

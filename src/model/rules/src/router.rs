@@ -472,6 +472,20 @@ pub struct SharedRules {
 
 /// What all chains of policies are called, before a number that follows from their content.
 const POLICY_PREFIX: &str = "policy-";
+/// The digits of that number.
+const POLICY_DIGITS: usize = 32;
+
+/// The name of the rules that tenants share that a chain or a set is of; `None` for what all tenants have in common.
+#[must_use]
+pub fn shared_of(name: &str) -> Option<&str> {
+    let len = if let Some(rest) = name.strip_prefix(COUNTING_PREFIX) {
+        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+        (digits > 0).then_some(COUNTING_PREFIX.len() + digits)
+    } else {
+        name.starts_with(POLICY_PREFIX).then_some(POLICY_PREFIX.len() + POLICY_DIGITS)
+    };
+    name.get(..len?)
+}
 
 /// The rules of a policy. Tenants whose policies say the same have the same chain.
 #[must_use]
@@ -920,6 +934,13 @@ mod tests {
         assert_eq!(rules(&one), rules(&more), "they are counted by other rules");
         let sets: Vec<_> = counting(7).sets.into_iter().map(|set| set.name).collect();
         assert!(sets.iter().all(|set| counts_connections(set)) && !counts_connections(COUNTED_OUT));
+        for all in [rules(&one), counting(7), counting(70)] {
+            let names = all.sets.iter().map(|set| &set.name).chain(all.chains.iter().map(|chain| &chain.name));
+            assert!(names.into_iter().all(|name| shared_of(name) == Some(&all.name)));
+        }
+        for other in [OUTBOUND, POLICY_PREFIX, COUNTED_OUT, COUNTED_IN] {
+            assert_eq!(shared_of(other), None);
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod router;
 mod serve;
 mod settings;
 mod start;
+mod step;
 mod uplink;
 mod usage;
 
@@ -31,6 +32,7 @@ Connects jails to the network. Started by systemd or by `bailiwickd --standalone
   --cache        run the cache of names that --uplink has left a configuration for, until that changes
   --remove       remove the router, its link and the host's rules, print what was there, and exit; refused while a jail is connected
   --wanted       exit with 0 if the policy gives anybody a network or the host has a router, else with 1
+  --steps        print the steps of what is done to the router, one a line, and exit
   --version      print the version and exit
 ";
 
@@ -89,6 +91,10 @@ fn arguments() -> Result<Wanted, String> {
             "--remove" => wanted = |config| Wanted::Once(config, uplink::remove),
             "--cache" => wanted = Wanted::Cache,
             "--wanted" => wanted = Wanted::Ask,
+            "--steps" => {
+                let steps = step::Step::ALL.iter().map(|step| format!("{step}\n"));
+                return Ok(Wanted::Print(steps.collect()));
+            }
             "--help" | "-h" => return Ok(Wanted::Print(USAGE.to_owned())),
             "--version" => return Ok(Wanted::Print(format!("bailiwick-net {}\n", env!("CARGO_PKG_VERSION")))),
             _ => return Err(format!("unknown argument {text:?}")),

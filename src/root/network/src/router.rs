@@ -17,17 +17,20 @@ mod force;
 mod found;
 mod host_side;
 mod jail_link;
+mod links;
+mod parts;
 mod read;
 mod routes;
 
 use crate::link_maker::LinkMaker;
+use crate::step::{self, FailPoint, Step};
 use crate::uplink::{self, Report};
-use crate::usage::{self, Counting, Noted, Usage};
+use crate::usage::{self, Counting, Usage};
 use bailiwick_netfilter::conntrack::Conntrack;
 use bailiwick_netfilter::nft::NftSocket;
 use bailiwick_netlink::route::RouteSocket;
 use bailiwick_observe::network::NetworkError;
-use bailiwick_plan::network::{CACHE_LINK, NoAddress, Pools};
+use bailiwick_plan::network::{CACHE_LINK, NoAddress, Pools, ROUTER_LINK};
 use bailiwick_policy::{Host, Store};
 use bailiwick_proto::net::NetProblem;
 use bailiwick_proto::{Failure, NetReply, NetRequest};
@@ -35,6 +38,7 @@ use bailiwick_rules::router::RouterSettings;
 use bailiwick_types::{ExitStatus, NetworkMode, NetworkTraffic, TenantName};
 use desired::Desired;
 use evidence::Evidence;
+use force::NO_ENTRY;
 use found::{Difference, Found};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -72,6 +76,9 @@ pub(crate) enum RouterError {
     /// The kernel refused a change.
     #[error(transparent)]
     Netlink(#[from] bailiwick_netlink::Error),
+    /// A test has made a step fail.
+    #[error(transparent)]
+    Step(#[from] FailPoint),
     /// No link was made.
     #[error("cannot make the link between the jail and the router")]
     Link(#[source] io::Error),
@@ -111,12 +118,16 @@ pub(crate) struct Router {
     /// The number of nftables' changes after the last one of ours.
     generation: u32,
     compared: Instant,
+    /// The link to the host, whose classes bound what jails send. One that was made anew has none.
+    uplink: Option<u32>,
     /// When the counts were looked at, and in which month.
     counted: (Instant, u32),
     /// What comparisons have found and put right.
     found: Found,
     /// Whether counts were added since this process started: until then a lower one may be that of a new router.
     has_counted: bool,
+    /// Whether a change has failed, so that something half done may be there.
+    is_half_done: bool,
     broken: Option<io::Error>,
 }
 
@@ -148,14 +159,26 @@ impl Router {
             left: BTreeSet::new(),
             generation: 0,
             compared: Instant::now(),
+            uplink: None,
             counted: (Instant::now(), usage::month(SystemTime::now())),
             found: Found::default(),
             has_counted: false,
+            is_half_done: false,
             broken: None,
         };
+        step::reach(Step::StartLinks)?;
+        // What follows from a volume of the month follows from all that was used.
+        router.count()?;
         router.adopt(log)?;
-        let differences = router.compare()?.into_iter().chain(router.compare_routes()?);
-        for Difference { text, .. } in differences {
+        step::reach(Step::StartRules)?;
+        let mut differences = router.compare()?;
+        step::reach(Step::StartRoutes)?;
+        differences.extend(router.compare_routes()?);
+        step::reach(Step::StartJails)?;
+        differences.extend(router.compare_links()?);
+        step::reach(Step::StartCounts)?;
+        router.remove_counts_of_nobody()?;
+        for Difference { text, .. } in &differences {
             log(&format!("event=repaired what={text:?}"));
         }
         Ok(router)
@@ -196,7 +219,12 @@ impl Router {
     fn adopt(&mut self, log: &mut impl FnMut(&str)) -> Result<(), RouterError> {
         let linked = jail_link::numbers(&mut self.route)?;
         let known: Vec<_> = self.usage.numbers().map(|(name, number)| (name.clone(), number)).collect();
-        for (name, number) in known.into_iter().filter(|(_, number)| linked.contains(number)) {
+        for (name, number) in known {
+            if !linked.contains(&number) {
+                // The connections of a jail that ended while nobody looked.
+                self.left.extend(self.pools.tenant(number).iter().flat_map(|addresses| addresses.all()));
+                continue;
+            }
             match self.desired(&name, number) {
                 Ok(Some(desired)) => drop(self.tenants.insert(name, desired)),
                 Ok(None) => log(&format!("tenant={name} event=not-declared what=\"its link has no rules\"")),
@@ -209,7 +237,7 @@ impl Router {
     /// Looks at everything that may have changed by itself. Once a second.
     pub(crate) fn look(&mut self, log: &mut impl FnMut(&str)) {
         let looked = self
-            .look_at_report()
+            .look_at_report(log)
             .and_then(|()| self.look_at_kernel(log))
             .and_then(|()| self.look_at_months(log))
             .and_then(|()| self.forget_connections());
@@ -218,13 +246,32 @@ impl Router {
         }
     }
 
-    fn look_at_report(&mut self) -> Result<(), RouterError> {
+    fn look_at_report(&mut self, log: &mut impl FnMut(&str)) -> Result<(), RouterError> {
         let report = uplink::read_report(&self.runtime).map_err(RouterError::Report)?.ok_or(RouterError::NoReport)?;
         if report == self.report {
             return Ok(());
         }
         self.report = report;
+        self.look_at_uplink(log)?;
         self.follow_host()
+    }
+
+    /// Puts the rates of what jails send in force again, when the link to the host was made anew.
+    fn look_at_uplink(&mut self, log: &mut impl FnMut(&str)) -> Result<(), RouterError> {
+        let uplink = self.route.link(ROUTER_LINK)?.map(|link| link.index);
+        if uplink.is_some() && uplink != self.uplink {
+            let differences = self.compare_links()?;
+            self.note(differences, log);
+        }
+        Ok(())
+    }
+
+    /// Tells what a comparison has found, now and for a day.
+    fn note(&mut self, differences: Vec<Difference>, log: &mut impl FnMut(&str)) {
+        for Difference { text, .. } in &differences {
+            log(&format!("event=difference what={text:?}"));
+        }
+        self.found.note(differences, SystemTime::now());
     }
 
     /// Puts in force what the host's settings and the report of its side say of all tenants.
@@ -261,18 +308,19 @@ impl Router {
 
     fn look_at_kernel(&mut self, log: &mut impl FnMut(&str)) -> Result<(), RouterError> {
         let is_changed = self.nft.generation()? != self.generation;
-        if !is_changed && self.compared.elapsed() < COMPARE {
+        let is_half_done = std::mem::take(&mut self.is_half_done);
+        if !is_changed && !is_half_done && self.compared.elapsed() < COMPARE {
             return Ok(());
         }
         self.compared = Instant::now();
         self.forget_unlinked()?;
         let mut differences = self.compare()?;
         differences.extend(self.compare_routes()?);
-        differences.extend(self.count()?);
-        for Difference { text, .. } in &differences {
-            log(&format!("event=difference what={text:?}"));
+        if is_half_done {
+            differences.extend(self.compare_links()?);
         }
-        self.found.note(differences, SystemTime::now());
+        differences.extend(self.count()?);
+        self.note(differences, log);
         self.usage.save().map_err(RouterError::Usage)
     }
 
@@ -326,10 +374,11 @@ impl Router {
     }
 
     /// Forgets the connections of an earlier jail of a tenant, if it ended a moment ago and had some.
-    fn forget_connections_of_last_jail(&mut self, name: &TenantName) -> Result<(), RouterError> {
-        let Some(last) = self.tenants.get(name).cloned() else { return Ok(()) };
-        if self.has_connections(&last)? {
-            self.left.extend(last.addresses.all());
+    fn forget_connections_of_last_jail(&mut self, name: &TenantName, next: &Desired) -> Result<(), RouterError> {
+        let last = self.tenants.get(name).cloned();
+        let has_some = last.map_or(Ok(false), |last| self.has_connections(&last))?;
+        if has_some || next.addresses.all().any(|address| self.left.contains(&address)) {
+            self.left.extend(next.addresses.all());
             self.forget_connections()?;
         }
         Ok(())
@@ -337,9 +386,18 @@ impl Router {
 
     /// Adds to the volumes of the month what the kernel has counted since the last time; returns which counts went backwards.
     fn count(&mut self) -> Result<Vec<Difference>, RouterError> {
+        let traffic = match self.traffic() {
+            // There are no rules, and so no counts.
+            Err(RouterError::Netlink(error)) if error.errno() == Some(NO_ENTRY) => {
+                self.usage.counts_begin_anew();
+                return Ok(Vec::new());
+            }
+            traffic => traffic?,
+        };
         let mut differences = Vec::new();
-        for (name, traffic) in self.traffic()? {
-            differences.extend(self.add(&name, traffic));
+        for name in self.usage.numbers().map(|(name, _)| name.clone()).collect::<Vec<_>>() {
+            // A count that is missing is made again, from zero.
+            differences.extend(self.add(&name, traffic.get(&name).copied().unwrap_or_default()));
         }
         self.has_counted = true;
         Ok(differences)
@@ -364,6 +422,7 @@ impl Router {
 
     /// Handles a request. Changes come from root only, which the caller has checked.
     pub(crate) fn answer(&mut self, request: NetRequest, fds: Vec<OwnedFd>) -> NetReply {
+        let is_change = request.changes();
         let result = match request {
             NetRequest::Hello => Ok(NetReply::Hello { version: env!("CARGO_PKG_VERSION").to_owned() }),
             NetRequest::Connect { tenant, number } => self.connect(&tenant, number, fds),
@@ -381,6 +440,7 @@ impl Router {
             NetRequest::Connections { tenant } => self.connections(&tenant),
             NetRequest::Problems => Ok(NetReply::Problems(self.problems())),
         };
+        self.is_half_done |= is_change && result.is_err();
         result.unwrap_or_else(NetReply::Failed)
     }
 
@@ -402,13 +462,18 @@ impl Router {
 
     fn make_connection(&mut self, name: &TenantName, desired: Desired, jail: &OwnedFd) -> Result<(), RouterError> {
         let number = desired.number;
-        if let Noted::New { earlier } = self.usage.note(name, number).map_err(RouterError::Usage)? {
-            if let Some(earlier) = earlier {
+        step::reach(Step::ConnectNumber)?;
+        if self.usage.number(name) != Some(number) {
+            // Its data was purged.
+            if let Some(earlier) = self.usage.tenant(number).cloned() {
                 self.disconnect(&earlier)?;
             }
             self.begin_anew(number)?;
+            step::reach(Step::ConnectNote)?;
+            self.usage.note(name, number).map_err(RouterError::Usage)?;
         }
-        self.forget_connections_of_last_jail(name)?;
+        step::reach(Step::ConnectOldLink)?;
+        self.forget_connections_of_last_jail(name, &desired)?;
         // A link of an earlier jail with this number leads nowhere any more.
         jail_link::remove(&mut self.route, number)?;
         // Whatever was changed by others is put right before anybody can send.
@@ -416,12 +481,16 @@ impl Router {
             let differences = self.compare()?;
             self.found.note(differences, SystemTime::now());
         }
+        step::reach(Step::ConnectRules)?;
         self.put_in_force(name, &desired)?;
         // From here on this is what is in force, whatever becomes of the link.
         self.tenants.insert(name.clone(), desired.clone());
+        step::reach(Step::ConnectLink)?;
         self.maker.connect(number, jail.as_fd()).map_err(RouterError::Link)?;
         jail_link::set_up(&mut self.route, &desired)?;
-        self.link_peers(name).map(drop)
+        step::reach(Step::ConnectPeers)?;
+        self.link_peers(name)?;
+        Ok(step::reach(Step::ConnectReply)?)
     }
 
     /// What the policy of today says of a tenant that has a network, with what it has used of its volume up to now.
@@ -450,13 +519,17 @@ impl Router {
     /// Puts another policy in force for a tenant. If that fails, what was in force stays.
     fn change(&mut self, name: &TenantName, desired: Desired) -> Result<(), RouterError> {
         let Some(old) = self.tenants.get(name).cloned() else { return Ok(()) };
-        jail_link::change_rates(&mut self.route, &old, &desired)?;
-        if let Err(error) = self.put_in_force(name, &desired) {
+        let changed = jail_link::change_rates(&mut self.route, &old, &desired)
+            .and_then(|()| Ok(step::reach(Step::ChangeRules)?))
+            .and_then(|()| self.put_in_force(name, &desired));
+        if let Err(error) = changed {
             jail_link::change_rates(&mut self.route, &desired, &old)?;
             return Err(error);
         }
         self.tenants.insert(name.clone(), desired);
-        self.link_peers(name).map(drop)
+        step::reach(Step::ChangePeers)?;
+        self.link_peers(name)?;
+        Ok(step::reach(Step::ChangeReply)?)
     }
 
     /// Puts the links in force that other tenants have to a tenant, as far as it agrees and its number is known.
@@ -477,20 +550,36 @@ impl Router {
     fn disconnect(&mut self, name: &TenantName) -> Result<(), RouterError> {
         let Some(old) = self.tenants.remove(name) else { return Ok(()) };
         self.left.extend(old.addresses.all());
-        self.take_out_of_force(&old)?;
-        self.remove_shared_of(&old)
+        let gone = self.take_away(&old);
+        self.is_half_done |= gone.is_err();
+        gone
+    }
+
+    fn take_away(&mut self, old: &Desired) -> Result<(), RouterError> {
+        step::reach(Step::DisconnectRules)?;
+        self.take_out_of_force(old)?;
+        step::reach(Step::DisconnectPolicy)?;
+        self.remove_shared_of(old)?;
+        step::reach(Step::DisconnectRate)?;
+        // The rate into the jail went with its link.
+        Ok(jail_link::remove_rate_out(&mut self.route, old)?)
     }
 
     /// Forgets a tenant whose data is purged: the next one of that name begins at zero.
     fn forget(&mut self, name: &TenantName) -> Result<(), RouterError> {
         let number = self.usage.number(name);
+        step::reach(Step::ForgetUsage)?;
         // First what it has used: a number that nobody has begins at zero when somebody gets it, whatever fails below.
         self.usage.forget(name).map_err(RouterError::Usage)?;
         self.found.forget(name);
+        step::reach(Step::ForgetRules)?;
         self.disconnect(name)?;
         let Some(number) = number else { return Ok(()) };
+        step::reach(Step::ForgetLink)?;
         jail_link::remove(&mut self.route, number)?;
-        self.begin_anew(number)
+        step::reach(Step::ForgetCounts)?;
+        self.begin_anew(number)?;
+        Ok(step::reach(Step::ForgetReply)?)
     }
 
     fn problems(&mut self) -> Vec<NetProblem> {

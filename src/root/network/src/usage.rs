@@ -60,18 +60,6 @@ pub(crate) enum Counting {
     },
 }
 
-/// Whether a tenant had its number before.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Noted {
-    /// It had.
-    Known,
-    /// The number is new for the tenant, so its counts begin from zero.
-    New {
-        /// The tenant that had it before: its data was purged.
-        earlier: Option<TenantName>,
-    },
-}
-
 /// All tenants that ever had a network, until their data is purged.
 #[derive(Debug)]
 pub(crate) struct Usage {
@@ -102,20 +90,23 @@ impl Usage {
         self.tenants.get(tenant).map(|used| used.number)
     }
 
+    /// The tenant that has a number.
+    pub(crate) fn tenant(&self, number: u32) -> Option<&TenantName> {
+        self.numbers().find(|(_, other)| *other == number).map(|(name, _)| name)
+    }
+
     /// Notes which number a tenant has, and writes that down before its jail is connected. A tenant with another number than before
-    /// is another tenant of the same name: the data of the first was purged.
-    pub(crate) fn note(&mut self, tenant: &TenantName, number: u32) -> io::Result<Noted> {
+    /// is another tenant of the same name: the data of the first was purged. It and whoever had the number are forgotten.
+    ///
+    /// Danger: what the kernel has counted for the number must be gone by then, or the tenant pays for another one.
+    pub(crate) fn note(&mut self, tenant: &TenantName, number: u32) -> io::Result<()> {
         if self.number(tenant) == Some(number) {
-            return Ok(Noted::Known);
+            return Ok(());
         }
-        let earlier = self.numbers().find(|(_, other)| *other == number).map(|(name, _)| name.clone());
-        if let Some(earlier) = &earlier {
-            self.tenants.remove(earlier);
-        }
+        self.tenants.retain(|_, used| used.number != number);
         self.tenants.insert(tenant.clone(), Used { number, ..Used::default() });
         self.changed = true;
-        self.save()?;
-        Ok(Noted::New { earlier })
+        self.save()
     }
 
     /// Forgets a tenant, and writes that down.
@@ -141,6 +132,15 @@ impl Usage {
         let counting = used.add(count, month);
         self.changed |= *used != before;
         counting
+    }
+
+    /// The kernel's counts of all tenants begin at zero: the router has lost them, or is a new one. This must be written down before
+    /// they are made again, so that what is counted then is added whole.
+    pub(crate) fn counts_begin_anew(&mut self) {
+        for used in self.tenants.values_mut().filter(|used| used.counted != 0) {
+            used.counted = 0;
+            self.changed = true;
+        }
     }
 
     /// Writes the file, if anything has changed.
@@ -184,7 +184,7 @@ mod tests {
             usage.add(tenant, count, month);
             usage.used(tenant)
         };
-        assert_eq!(usage.note(&alice, 3).expect("writes"), Noted::New { earlier: None });
+        usage.note(&alice, 3).expect("writes");
         assert_eq!(add(&mut usage, &alice, 100, 7), 100);
         assert_eq!(add(&mut usage, &alice, 150, 7), 150);
         usage.save().expect("writes");
@@ -195,9 +195,25 @@ mod tests {
         assert_eq!(usage.used(&alice), 200, "a new router has counted 40");
         assert_eq!(add(&mut usage, &alice, 45, 8), 5, "a new month");
         assert_eq!(add(&mut usage, &bob, 45, 8), 0, "nobody");
-        assert_eq!(usage.note(&bob, 3).expect("writes"), Noted::New { earlier: Some(alice.clone()) });
+        assert_eq!(usage.tenant(3), Some(&alice));
+        usage.note(&bob, 3).expect("writes");
         assert_eq!((usage.number(&alice), usage.number(&bob)), (None, Some(3)));
         assert_eq!(open().number(&bob), Some(3), "it is written down at once");
+    }
+
+    #[test]
+    fn what_a_new_router_has_counted_before_anybody_looked_is_not_lost() {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let open = || Usage::open(file::open_dir(temp.path()).expect("opens")).expect("reads");
+        let mut usage = open();
+        let alice = name("alice");
+        usage.note(&alice, 3).expect("writes");
+        usage.add(&alice, 100, 7);
+        usage.counts_begin_anew();
+        usage.save().expect("writes");
+        let mut usage = open();
+        usage.add(&alice, 500, 7);
+        assert_eq!(usage.used(&alice), 600);
     }
 
     #[test]
@@ -208,14 +224,14 @@ mod tests {
         let alice = name("alice");
         usage.note(&alice, 3).expect("writes");
         usage.add(&alice, 100, 7);
-        assert_eq!(usage.note(&alice, 3).expect("writes"), Noted::Known);
+        usage.note(&alice, 3).expect("writes");
         assert_eq!(usage.used(&alice), 100, "another jail of the same tenant");
-        assert_eq!(usage.note(&alice, 4).expect("writes"), Noted::New { earlier: None });
+        usage.note(&alice, 4).expect("writes");
         assert_eq!(usage.used(&alice), 0, "it was purged, and made again");
         usage.add(&alice, 100, 7);
         usage.forget(&alice).expect("writes");
         assert_eq!((usage.used(&alice), usage.number(&alice), open().number(&alice)), (0, None, None));
-        assert_eq!(usage.note(&alice, 4).expect("writes"), Noted::New { earlier: None }, "the same number again");
+        usage.note(&alice, 4).expect("the same number again");
         assert_eq!(usage.used(&alice), 0);
     }
 

@@ -68,6 +68,7 @@ pub fn add_network(report: &mut TenantReport, tenant: &Tenant, jail: Option<&Obs
 /// The kind of a problem of `bailiwick-net`. One that this version does not know is about what all jails share.
 fn kind(id: &str) -> FindingKind {
     let known = [
+        finding::LINK_OTHER,
         finding::ROUTER_RULES,
         finding::ROUTER_ELEMENTS,
         finding::UPLINK,

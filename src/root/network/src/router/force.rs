@@ -4,11 +4,13 @@
 
 use super::desired::Desired;
 use super::found::Difference;
+use super::parts::{Part, shared_changes};
 use super::{Router, RouterError};
-use bailiwick_netfilter::nft::{Batch, Element, Set, Table, TableDump};
+use crate::step::{self, Step};
+use bailiwick_netfilter::nft::{Batch, Chain, Element, Set, Table, TableDump};
 use bailiwick_netlink::Error;
-use bailiwick_rules::router::{self, Elements, MONTH, RouterSettings, SharedRules, TABLE};
-use bailiwick_types::{RefusedPacket, TenantName};
+use bailiwick_rules::router::{self, Elements, MONTH, RECEIVED, RouterSettings, SENT, SharedRules, TABLE};
+use bailiwick_types::TenantName;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::SystemTime;
 
@@ -39,7 +41,7 @@ impl Router {
             // Those that are there go on counting.
             change(batch, &sets, &Elements::new(), &router::counters(desired.number));
             for rules in &replaced {
-                remove_shared(batch, rules);
+                remove_part(batch, &rules.sets, &rules.chains);
             }
         })
     }
@@ -61,7 +63,7 @@ impl Router {
         // The volume goes on while the jail is down: its next one may start at once.
         let mut gone = old.elements.clone();
         gone.remove(MONTH);
-        self.commit(|batch| change(batch, &sets, &gone, &Elements::new()))
+        is_gone(self.commit(|batch| change(batch, &sets, &gone, &Elements::new())))
     }
 
     /// Makes everything begin anew for a number that belongs to another tenant now: its counts, and its connections, whose answers
@@ -69,23 +71,24 @@ impl Router {
     pub(super) fn begin_anew(&mut self, number: u32) -> Result<(), RouterError> {
         self.left.extend(self.pools.tenant(number).iter().flat_map(|addresses| addresses.all()));
         self.forget_connections()?;
-        self.count_from_zero(number)
+        self.remove_counts(|other| other == number)
     }
 
-    fn count_from_zero(&mut self, number: u32) -> Result<(), RouterError> {
+    /// Removes the counts of numbers that no tenant has: a purge was interrupted.
+    pub(super) fn remove_counts_of_nobody(&mut self) -> Result<(), RouterError> {
+        let numbers: BTreeSet<_> = self.usage.numbers().map(|(_, number)| number).collect();
+        self.remove_counts(|number| !numbers.contains(&number))
+    }
+
+    fn remove_counts(&mut self, is_of: impl Fn(u32) -> bool) -> Result<(), RouterError> {
         let sets = sets_of(&self.settings);
-        let mut counters = router::counters(number);
-        for reason in RefusedPacket::ALL {
-            let set = router::refused_set(*reason);
-            let mut elements = self.elements_of(&set)?;
-            elements.retain(|element| router::parse_key(&element.key).is_some_and(|(other, _)| other == number));
-            counters.insert(set, elements);
+        let mut gone = Elements::new();
+        for set in sets.keys().filter(|set| router::counts(set)) {
+            let mut elements = self.elements_of(set)?;
+            elements.retain(|element| router::parse_key(&element.key).is_some_and(|(number, _)| is_of(number)));
+            gone.insert(set.clone(), elements);
         }
-        let gone = self.commit(|batch| change(batch, &sets, &counters, &Elements::new()));
-        match gone {
-            Err(RouterError::Netlink(error)) if error.errno() == Some(NO_ENTRY) => Ok(()),
-            other => other,
-        }
+        is_gone(self.commit(|batch| change(batch, &sets, &gone, &Elements::new())))
     }
 
     /// Puts what all tenants have in common in force.
@@ -98,11 +101,11 @@ impl Router {
     /// Removes what a tenant has shared with others, if nobody else has it.
     pub(super) fn remove_shared_of(&mut self, old: &Desired) -> Result<(), RouterError> {
         let unused: Vec<_> = old.shared().into_iter().filter(|rules| !self.is_used(&rules.name, None)).collect();
-        self.commit(|batch| {
+        is_gone(self.commit(|batch| {
             for rules in &unused {
-                remove_shared(batch, rules);
+                remove_part(batch, &rules.sets, &rules.chains);
             }
-        })
+        }))
     }
 
     /// Whether connections of a tenant are open that count.
@@ -154,21 +157,49 @@ impl Router {
 
     /// Compares everything in the kernel with what should be there, and puts it right; returns what differed.
     pub(super) fn compare(&mut self) -> Result<Vec<Difference>, RouterError> {
-        match self.count() {
-            // There are no rules, and so no counts.
-            Err(RouterError::Netlink(error)) if error.errno() == Some(NO_ENTRY) => {}
-            counted => self.found.note(counted?, SystemTime::now()),
-        }
+        let counted = self.count()?;
+        self.found.note(counted, SystemTime::now());
         let wanted = self.wanted_table();
         let dump = self.nft.table(TABLE, MOST_RULES)?;
-        let found = match dump {
-            Some(dump) if dump.table.clone().comparable() == wanted.clone().comparable() => {
-                self.compare_elements(&wanted, dump.generation)?
+        let changes = dump.as_ref().and_then(|dump| shared_changes(dump.table.clone(), wanted.clone()));
+        let found = match (dump, changes) {
+            (Some(dump), Some(changes)) => {
+                let mut found = self.put_shared_back(&changes.missing, dump.generation)?;
+                found.extend(self.compare_elements(&wanted)?);
+                found.extend(self.remove_left(&changes.left)?);
+                found
             }
-            dump => vec![Difference::of_rules(self.make_anew(&wanted, dump)?)],
+            (dump, _) => vec![Difference::of_rules(self.make_anew(&wanted, dump)?)],
         };
         self.generation = self.nft.generation()?;
         Ok(found)
+    }
+
+    /// Makes shared rules that are missing. No element leads to them yet.
+    fn put_shared_back(&mut self, names: &[String], generation: u32) -> Result<Vec<Difference>, RouterError> {
+        let mut batch = Batch::if_unchanged(generation);
+        let mut found = Vec::new();
+        let all = self.all_shared();
+        for rules in names.iter().filter_map(|name| all.get(name.as_str())) {
+            add_shared(&mut batch, rules);
+            let text = format!("the router lacked the rules \"{}\"; they were put back", rules.name);
+            found.push(Difference::of_rules(text));
+        }
+        if !batch.is_empty() {
+            self.nft.commit(batch)?;
+        }
+        Ok(found)
+    }
+
+    /// Removes shared rules that nobody needs. No element leads to them any more.
+    fn remove_left(&mut self, left: &Part) -> Result<Vec<Difference>, RouterError> {
+        if left.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut batch = Batch::if_unchanged(self.nft.generation()?);
+        remove_part(&mut batch, &left.sets, &left.chains);
+        self.nft.commit(batch)?;
+        Ok(vec![Difference::of_rules("the router had rules that nobody needs; they were removed".to_owned())])
     }
 
     /// The table with all rules that tenants share.
@@ -200,12 +231,19 @@ impl Router {
 
     /// Makes the table as it should be, whatever it was. Sets that count stay.
     fn make_anew(&mut self, wanted: &Table, dump: Option<TableDump>) -> Result<String, RouterError> {
+        let stays = |name: &str| router::counts(name) || router::counts_connections(name);
+        let keeps = |set: &Set| stays(&set.name) && wanted.sets.iter().any(|other| is_same(other, set));
+        let kept = dump.iter().flat_map(|dump| &dump.table.sets).filter(|set| keeps(set));
+        if kept.filter(|set| [SENT, RECEIVED].contains(&set.name.as_str())).count() < 2 {
+            self.usage.counts_begin_anew();
+        }
+        // What was counted until now is written down before it may be lost.
+        self.usage.save().map_err(RouterError::Usage)?;
+        step::reach(Step::AnewRules)?;
         let mut batch = Batch::new();
         let what = match dump {
             None => "the router had no rules; it has them again".to_owned(),
             Some(dump) => {
-                let stays = |name: &str| router::counts(name) || router::counts_connections(name);
-                let keeps = |set: &&Set| stays(&set.name) && wanted.sets.iter().any(|other| is_same(other, set));
                 batch.flush_table(TABLE);
                 for set in dump.table.sets.iter().filter(|set| !keeps(set)) {
                     batch.delete_set(TABLE, &set.name);
@@ -231,7 +269,8 @@ impl Router {
     }
 
     /// Puts elements right that are missing or that nobody planned; returns what differed.
-    fn compare_elements(&mut self, wanted: &Table, generation: u32) -> Result<Vec<Difference>, RouterError> {
+    fn compare_elements(&mut self, wanted: &Table) -> Result<Vec<Difference>, RouterError> {
+        let generation = self.nft.generation()?;
         let planned = self.wanted_elements();
         let counters: Elements = self.tenants.values().flat_map(|desired| router::counters(desired.number)).fold(
             Elements::new(),
@@ -241,6 +280,7 @@ impl Router {
             },
         );
         let mut found = Vec::new();
+        let mut lacks_counts = false;
         let mut batch = Batch::if_unchanged(generation);
         for set in wanted.sets.iter().filter(|set| !router::grows_by_itself(&set.name)) {
             let there = self.nft.elements(TABLE, set, MOST_ELEMENTS)?;
@@ -252,13 +292,15 @@ impl Router {
             let missing: Vec<_> = wanted.difference(&there).cloned().collect();
             // Who was a tenant keeps its counts.
             let foreign: Vec<_> = there.difference(&wanted).filter(|_| !router::counts(&set.name)).cloned().collect();
-            if !foreign.is_empty() {
-                found.extend(self.by_tenant(&foreign, |count| {
-                    format!("the router had {count} of \"{}\" that nobody planned; removed", set.name)
-                }));
-                batch.delete_elements(TABLE, set, &foreign);
-            }
+            batch.delete_elements(TABLE, set, &foreign);
+            // The volumes of jails that have ended are left there: the next one may start at once.
+            let is_odd = |element: &&Element| set.name != MONTH || !self.is_of_tenant(element);
+            let odd: Vec<_> = foreign.iter().filter(is_odd).cloned().collect();
+            found.extend(self.by_tenant(&odd, |count| {
+                format!("the router had {count} of \"{}\" that nobody planned; removed", set.name)
+            }));
             if !missing.is_empty() {
+                lacks_counts |= router::counts(&set.name);
                 found.extend(
                     self.by_tenant(&missing, |count| {
                         format!("the router lacked {count} of \"{}\"; put back", set.name)
@@ -270,16 +312,47 @@ impl Router {
                 batch.add_elements(TABLE, set, planned.filter(|element| keys.contains(&element.key)));
             }
         }
-        if !found.is_empty() {
+        if lacks_counts {
+            // These begin at zero, which must be known before they do.
+            self.usage.save().map_err(RouterError::Usage)?;
+        }
+        if !batch.is_empty() {
             self.nft.commit(batch)?;
         }
         Ok(found)
     }
 }
 
-const NO_ENTRY: i32 = 2;
+/// What the kernel says of something that is not there (`errno(3)`).
+pub(super) const NO_ENTRY: i32 = 2;
+
+/// Whether something is gone: also when a comparison has removed it meanwhile, because somebody else has changed the rules.
+fn is_gone(removed: Result<(), RouterError>) -> Result<(), RouterError> {
+    match removed {
+        Err(RouterError::Netlink(error)) if error.errno() == Some(NO_ENTRY) => Ok(()),
+        other => other,
+    }
+}
+
+/// Removes shared rules that nothing leads to any more.
+fn remove_part(batch: &mut Batch, sets: &[Set], chains: &[Chain]) {
+    for chain in chains {
+        batch.flush_chain(TABLE, &chain.name);
+    }
+    for chain in chains {
+        batch.delete_chain(TABLE, &chain.name);
+    }
+    for set in sets {
+        batch.delete_set(TABLE, &set.name);
+    }
+}
 
 impl Router {
+    /// Whether an element is of somebody who is or was a tenant with a network.
+    fn is_of_tenant(&self, element: &Element) -> bool {
+        router::parse_key(&element.key).is_some_and(|(number, _)| self.usage.tenant(number).is_some())
+    }
+
     /// A difference for each tenant that elements are of, as far as their keys name a link. `text` says how many, such as
     /// "2 elements".
     fn by_tenant(&self, elements: &[Element], text: impl Fn(&str) -> String) -> Vec<Difference> {
@@ -315,17 +388,6 @@ fn add_shared(batch: &mut Batch, rules: &SharedRules) {
     for chain in &rules.chains {
         batch.add_chain(TABLE, chain);
         batch.replace_rules(TABLE, &chain.name, &chain.rules);
-    }
-}
-
-/// Removes shared rules that nothing leads to any more.
-fn remove_shared(batch: &mut Batch, rules: &SharedRules) {
-    for chain in rules.chains.iter().rev() {
-        batch.flush_chain(TABLE, &chain.name);
-        batch.delete_chain(TABLE, &chain.name);
-    }
-    for set in &rules.sets {
-        batch.delete_set(TABLE, &set.name);
     }
 }
 

@@ -36,6 +36,11 @@ impl Difference {
         Self { finding: "BW123", tenant, text }
     }
 
+    /// The link of a tenant.
+    pub(super) fn of_link(tenant: TenantName, text: String) -> Self {
+        Self { finding: "BW121", tenant: Some(tenant), text }
+    }
+
     /// Something is missing between the router and the host, so that no packet passes.
     pub(super) fn of_uplink(text: String) -> Self {
         Self { finding: "BW124", tenant: None, text }

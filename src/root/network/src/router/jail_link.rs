@@ -1,6 +1,8 @@
 //! The router's end of a jail's link: its route, its neighbour, and the queues that hold traffic back.
 
+use super::RouterError;
 use super::desired::Desired;
+use crate::step::{self, Step};
 use bailiwick_netlink::Error;
 use bailiwick_netlink::route::{
     AddressGeneration, Class, Link, Mac, Neighbour, Prefix, Queue, QueueKind, Route, RouteSocket, State,
@@ -37,14 +39,19 @@ pub(super) fn remove(socket: &mut RouteSocket, number: u32) -> Result<(), Error>
 }
 
 /// Sets up a new link, and brings it up last.
-pub(super) fn set_up(socket: &mut RouteSocket, desired: &Desired) -> Result<(), Error> {
+pub(super) fn set_up(socket: &mut RouteSocket, desired: &Desired) -> Result<(), RouterError> {
     let link = find(socket, desired.number)?;
+    step::reach(Step::ConnectNeighbours)?;
     socket.set_address_generation(link.index, AddressGeneration::None)?;
     for address in desired.addresses.all() {
         socket.replace_neighbour(&Neighbour::permanent(link.index, address, Mac(JAIL_MAC)))?;
     }
-    set_rates(socket, &link, desired)?;
+    step::reach(Step::ConnectRates)?;
+    set_rate_in(socket, &link, desired)?;
+    set_rate_out(socket, desired)?;
+    step::reach(Step::ConnectUp)?;
     socket.set_link_state(link.index, State::Up)?;
+    step::reach(Step::ConnectRoutes)?;
     // The kernel refuses routes over a link that is down.
     for address in desired.addresses.all() {
         socket.replace_route(&Route::over(Prefix::host(address), link.index).in_table(ROUTES))?;
@@ -53,16 +60,31 @@ pub(super) fn set_up(socket: &mut RouteSocket, desired: &Desired) -> Result<(), 
 }
 
 /// Changes the rates of a link that is there.
-pub(super) fn change_rates(socket: &mut RouteSocket, old: &Desired, new: &Desired) -> Result<(), Error> {
+pub(super) fn change_rates(socket: &mut RouteSocket, old: &Desired, new: &Desired) -> Result<(), RouterError> {
     let link = find(socket, new.number)?;
-    if let (Some(rate), None) = (old.down, new.down) {
-        socket.delete_queue(&inward(link.index, rate))?;
+    step::reach(Step::ChangeRateIn)?;
+    match (old.down, new.down) {
+        (Some(rate), None) => socket.delete_queue(&inward(link.index, rate))?,
+        _ => set_rate_in(socket, &link, new)?,
     }
-    set_rates(socket, &link, new)?;
-    match (old.up, new.up, class(new.number), socket.link(ROUTER_LINK)?) {
-        (Some(rate), None, Some(handle), Some(uplink)) => socket.delete_class(&outward(uplink.index, handle, rate)),
-        _ => Ok(()),
+    step::reach(Step::ChangeRateOut)?;
+    if new.up.is_none() { Ok(remove_rate_out(socket, old)?) } else { Ok(set_rate_out(socket, new)?) }
+}
+
+/// Removes the class of what a jail sends, if it has one.
+pub(super) fn remove_rate_out(socket: &mut RouteSocket, old: &Desired) -> Result<(), Error> {
+    let (Some(rate), Some(handle), Some(uplink)) = (old.up, class(old.number), socket.link(ROUTER_LINK)?) else {
+        return Ok(());
+    };
+    match socket.delete_class(&outward(uplink.index, handle, rate)) {
+        // Gone with the link to the host, which was made anew.
+        Err(error) if is_missing(&error) => Ok(()),
+        other => other,
     }
+}
+
+fn is_missing(error: &Error) -> bool {
+    [Errno::NOENT, Errno::INVAL].iter().any(|errno| error.errno() == Some(errno.raw_os_error()))
 }
 
 fn find(socket: &mut RouteSocket, number: u32) -> Result<Link, Error> {
@@ -73,25 +95,26 @@ fn find(socket: &mut RouteSocket, number: u32) -> Result<Link, Error> {
 }
 
 /// The queue into a jail, at the router's end of its link.
-fn inward(link: u32, rate: ByteRate) -> Queue {
+pub(super) fn inward(link: u32, rate: ByteRate) -> Queue {
     let (rate, burst, waiting) = (rate.0, burst(rate), waiting(rate));
     let kind = QueueKind::Tbf { rate, burst, limit: burst.saturating_add(waiting) };
     Queue { link, handle: queue(), parent: Queue::ROOT, kind }
 }
 
 /// The class of what a jail sends, in the queue to the host.
-fn outward(link: u32, handle: u32, rate: ByteRate) -> Class {
+pub(super) fn outward(link: u32, handle: u32, rate: ByteRate) -> Class {
     let burst = burst(rate);
     Class { link, handle, parent: queue(), rate: rate.0, ceil: rate.0, burst, ceil_burst: burst, quantum: MTU }
 }
 
-fn set_rates(socket: &mut RouteSocket, link: &Link, desired: &Desired) -> Result<(), Error> {
-    if let Some(rate) = desired.down {
-        socket.replace_queue(&inward(link.index, rate))?;
-    }
+fn set_rate_in(socket: &mut RouteSocket, link: &Link, desired: &Desired) -> Result<(), Error> {
+    desired.down.map_or(Ok(()), |rate| socket.replace_queue(&inward(link.index, rate)))
+}
+
+pub(super) fn set_rate_out(socket: &mut RouteSocket, desired: &Desired) -> Result<(), Error> {
     let (Some(rate), Some(handle)) = (desired.up, class(desired.number)) else { return Ok(()) };
     let uplink = socket.link(ROUTER_LINK)?.ok_or_else(|| Error::Invalid {
-        what: format!("hold back {}", link.name),
+        what: format!("hold back {}", link_name(desired.number)),
         why: format!("there is no {ROUTER_LINK}"),
     })?;
     // What belongs to no class is not held back.
