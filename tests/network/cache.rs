@@ -258,6 +258,18 @@ fn a_change_is_in_force_with_the_next_look_and_off_again() {
     for to in cache(53) {
         assert_refused(ask(&alice, to, "five.example.org"), to);
     }
+    // A question over an open way is judged as the first one.
+    let direct = alice.run(|| UdpSocket::bind("0.0.0.0:0")).expect("binds");
+    let ask_directly =
+        || direct.send(&question("six.example.org", 6)).and_then(|_| direct.recv(&mut [0; 512]));
+    direct.set_read_timeout(Some(Duration::from_secs(20))).expect("sets");
+    direct.connect((UPSTREAMS[1], 53)).expect("connects");
+    ask_directly().expect("an answer");
+    ask_directly().expect("an answer over an open way");
+    wire.configure(&settings(true, UPSTREAMS[1]));
+    assert_eq!(wire.update("alice"), NetReply::Unchanged);
+    assert_refused(ask_directly(), "the resolver, once there is a cache");
+    wire.configure(&settings(false, UPSTREAMS[1]));
     let again = wire.host.program_command("bailiwick-net").arg("--cache").output().expect("runs");
     assert_eq!(again.status.code(), Some(8), "{again:?}");
 }

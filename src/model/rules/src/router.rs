@@ -386,7 +386,13 @@ fn is_back() -> Vec<Expr> {
 fn outbound() -> Vec<Rule> {
     let from_open_port = iifname().concat(l4proto()).concat(th_sport()).lookup(OPEN_PORTS);
     vec![
-        Rule::new([is_open(), iifname().concat(ct_mark()).lookup(JUDGED), goto(PASSED)]),
+        Rule::new([
+            is_open(),
+            th_dport().ne(Value::Service(DNS)),
+            iifname().concat(ct_mark()).lookup(JUDGED),
+            goto(PASSED),
+        ])
+        .comment("each question is judged: the resolvers change without the policy"),
         Rule::new([is_open(), is_back(), from_open_port, goto(PASSED)]),
         Rule::new([ct_state().has(state::RELATED), goto(PASSED)]),
         Rule::new([is_new(), iifname().vmap(COUNTED_OUT)]),
