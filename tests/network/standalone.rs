@@ -1,6 +1,7 @@
 //! Networks without systemd: `bailiwickd --standalone` makes them, keeps them, and leaves nothing.
 
 use bailiwick_tests::network::{GREETING, RESOLVER, SERVER, Wire, in_own_network};
+use bailiwick_tests::wire::NameServer;
 use bailiwick_tests::{Host, until};
 use std::process::Command;
 
@@ -66,6 +67,51 @@ fn standalone_connects_jails_and_leaves_nothing() {
             host.leftovers().into_iter().filter(|what| !what.starts_with("control group")).collect();
         assert_eq!(left, [""; 0]);
     });
+}
+
+#[test]
+fn standalone_runs_the_cache_of_names_and_ends_it() {
+    in_own_network("standalone_runs_the_cache_of_names_and_ends_it", || {
+        let wire = Wire::new();
+        wire.server().ok(&format!("ip addr add {RESOLVER}/32 dev lo"));
+        let upstream = NameServer::start(&wire.server(), RESOLVER.parse().expect("an address"));
+        let mut host = Host::new();
+        let network = format!(
+            "network = {{ user = \"64996\", resolvers = [\"{RESOLVER}\"], cache = true, cache_user = \"64995\" }}\n"
+        );
+        host.write("etc/bailiwick.toml", &host.default_config(&network));
+        host.write("etc/plans.d/connected.toml", "[network]\nmode = \"outbound\"\n");
+        host.declare("bob", "connected");
+        host.start();
+        let resolves = |host: &Host, name: &str| {
+            host.inside("bob", &format!("getent ahostsv4 {name}")).1.contains(&NameServer::ANSWER.to_string())
+        };
+        until("a name resolves", || resolves(&host, "one.example.org"));
+        assert!(resolves(&host, "one.example.org") && upstream.asked("one.example.org") == 1);
+        assert!(!host.ok(&["status"]).contains("cache"), "nothing is wrong with it");
+
+        let cache = find_cache(&host).expect("it runs");
+        Command::new("kill").args(["-9", &cache.to_string()]).status().expect("kill runs");
+        until("another one runs", || find_cache(&host).is_some_and(|again| again != cache));
+        until("a name resolves again", || resolves(&host, "two.example.org"));
+
+        host.ok(&["stop", "bob"]);
+        host.end();
+        assert!(!has_link() && !host.path("run/network/unbound.conf").exists(), "{}", host.log());
+        let left: Vec<String> =
+            host.leftovers().into_iter().filter(|what| !what.starts_with("control group")).collect();
+        assert_eq!(left, [""; 0]);
+    });
+}
+
+/// The process that runs the cache, below the supervisor.
+fn find_cache(host: &Host) -> Option<u32> {
+    let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", host.pid())).ok()?;
+    let is_cache = |pid: &&str| {
+        std::fs::read_to_string(format!("/proc/{pid}/cmdline"))
+            .is_ok_and(|line| line.split('\0').any(|word| word == "--cache"))
+    };
+    children.split_whitespace().find(is_cache)?.parse().ok()
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! Danger: networks change a host's interfaces, rules and settings, and their names are the same everywhere. So each such test
 //! runs in a network namespace of its own, and no test gives a tenant a network elsewhere.
 
+use crate::wire::Space;
 use bailiwick_sys::namespace::{self, Kind};
 use std::io::Write;
 use std::net::TcpListener;
@@ -78,6 +79,12 @@ impl Wire {
         });
         is_ready.recv().expect("the server listens");
         Self { holder }
+    }
+
+    /// The network of the server.
+    #[must_use]
+    pub fn server(&self) -> Space {
+        Space::of(self.holder.id())
     }
 }
 
