@@ -7,8 +7,10 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-/// How long an answer may take on a busy machine. What is refused is refused at once.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How often a question is sent, and how long its answer may take each time: datagrams are lost on a busy machine. What is refused
+/// is refused at once.
+const TRIES: usize = 10;
+const PATIENCE: Duration = Duration::from_secs(3);
 /// The bytes of a header (RFC 1035, 4.1.1).
 const HEADER: usize = 12;
 
@@ -124,10 +126,15 @@ pub fn ask(from: &Space, server: SocketAddr, name: &str) -> io::Result<bool> {
         let socket = UdpSocket::bind(any)?;
         socket.set_read_timeout(Some(PATIENCE))?;
         socket.connect(server)?;
-        socket.send(&question(name, 7))?;
         let mut buffer = [0; 2048];
-        let len = socket.recv(&mut buffer)?;
-        Ok(buffer[..len].ends_with(&NameServer::ANSWER.octets())
-            || buffer[..len].windows(4).any(|part| part == NameServer::ANSWER.octets()))
+        for try_number in 1.. {
+            socket.send(&question(name, 7))?;
+            match socket.recv(&mut buffer) {
+                Ok(len) => return Ok(buffer[..len].windows(4).any(|part| part == NameServer::ANSWER.octets())),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && try_number < TRIES => {}
+                Err(error) => return Err(error),
+            }
+        }
+        unreachable!("the last try returns")
     })
 }

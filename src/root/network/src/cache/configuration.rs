@@ -50,6 +50,9 @@ server:
     key-cache-size: 1m
     neg-cache-size: 1m
     infra-cache-numhosts: 1000
+    # Names that nobody answers for must not make a resolver count as down for all tenants.
+    infra-host-ttl: 30
+    infra-keep-probing: yes
 ";
 
 /// Has the cache run with what is declared, or has it end; returns why it cannot run.
