@@ -15,6 +15,8 @@ mod outbound;
 mod policy;
 mod published;
 mod rates;
+mod repairs;
+mod restarts;
 mod rights;
 mod second_wall;
 mod spoofing;

@@ -34,7 +34,7 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::process::{Child, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// The host's address on the wire.
@@ -302,6 +302,22 @@ impl Wire {
         command.env("BAILIWICK_FAILPOINT", self.host.path(FAILPOINT));
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("dup")).stderr(log);
         self.net = Some(command.spawn().expect("bailiwick-net runs"));
+    }
+
+    /// Takes the file of the router away, as `ip netns del` does.
+    pub fn remove_router_file(&self) {
+        let path = self.host.path("netns/bailiwick");
+        let pid = self.space.pid().to_string();
+        let line = "umount -l \"$0\" && rm \"$0\"";
+        crate::run(Command::new("nsenter").args(["--mount", "--target", &pid, "--", "sh", "-ec", line]).arg(path));
+    }
+
+    /// Takes everything of the network away but what is on disk, as a boot does. No jail is connected, and nobody serves.
+    pub fn lose_router(&self) {
+        self.remove_router_file();
+        // The link goes with the router, later and by itself.
+        self.space.ok("nft flush ruleset");
+        until("the link is gone", || !self.space.sh("ip link show dev bwk0").status.success());
     }
 
     /// Waits until `bailiwick-net` ends by itself. Returns its exit status.

@@ -24,9 +24,11 @@ use bailiwick_netlink::route::{AddressGeneration, Link, LinkEnd, Mac, RouteSocke
 use bailiwick_observe::network::{self as observed, NetworkError};
 use bailiwick_plan::network;
 use bailiwick_policy::{Diagnostic, Host, Store};
+use bailiwick_proto::NET_SOCKET;
 use bailiwick_sys::namespace::{self, Kind};
 use bailiwick_types::ExitStatus;
 use forwarding::Families;
+use router_namespace::Ensured;
 use side::Side;
 pub(crate) use side::{
     of_cache as side_of_cache, of_router as side_of_router, of_router_to_cache as side_of_router_to_cache,
@@ -146,10 +148,19 @@ fn make(host: &Host, user: settings::RouterUser) -> Result<Vec<String>, UplinkEr
     rules::try_to_read().map_err(part(RULES))?;
 
     let path = host.router_namespace();
-    let (router, is_new) = router_namespace::ensure(&path, user).map_err(system("make the router"))?;
+    let served = || router_namespace::served(&host.runtime_dir.join(NET_SOCKET));
+    let (router, ensured) = router_namespace::ensure(&path, user, served).map_err(system("make the router"))?;
+    let is_new = ensured == Ensured::Made;
     let mut repaired = Vec::new();
-    if is_new {
-        repaired.push(format!("the router \"{}\" was missing", path.display()));
+    match ensured {
+        Ensured::Found => {}
+        Ensured::FileMissing => {
+            repaired.push(format!("the file \"{}\" of the router was missing; jails stay connected", path.display()));
+        }
+        Ensured::Made => repaired.push(format!(
+            "the router \"{}\" was missing; jails that were connected to an earlier one need `bailiwick restart`",
+            path.display()
+        )),
     }
     let mut inside = in_router(&router, RouteSocket::open)??;
     let (ours, theirs) = ensure_pair(&mut socket, &mut inside, &router, &mut repaired)?;

@@ -25,7 +25,7 @@ pub(crate) enum InUse {
     #[error("bailiwick-net still runs; end it first: `systemctl stop bailiwick-net`")]
     Served,
     /// Jails are connected.
-    #[error("the router has links of {0} jails; end them first: `bailiwick stop --all`")]
+    #[error("the router has links of {0} jails; end them first: `bailiwick stop NAME`")]
     Connected(usize),
 }
 

@@ -7,17 +7,21 @@
 //! holder change links of every namespace that a link leads to (`IFLA_TARGET_NETNSID`), and the router has a link to the host.
 
 use crate::settings::RouterUser;
+use bailiwick_proto::net::MAX_NET_REQUEST;
+use bailiwick_proto::{Incoming, NetReply, NetRequest, transport};
 use bailiwick_sys::proc::IdKind;
 use bailiwick_sys::process::{self, Cloned, NETWORK_NAMESPACE, USER_NAMESPACE};
-use bailiwick_sys::{file, mount, namespace};
+use bailiwick_sys::{file, mount, namespace, socket};
 use rustix::fs::{Mode, OFlags};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long the process that made the namespaces may take to end.
 const CHILD_TIME: Duration = Duration::from_secs(10);
+/// How long `bailiwick-net` may take to answer.
+const ANSWER_TIME: Duration = Duration::from_secs(5);
 
 /// Opens the router; `None` when the file is missing or holds no router.
 pub(crate) fn open(path: &Path) -> io::Result<Option<OwnedFd>> {
@@ -36,10 +40,25 @@ pub(crate) fn is_apart(namespace: impl AsFd) -> bool {
     namespace::is_network(&namespace) && matches!((own, owner), (Ok(own), Ok(owner)) if own != owner.inode)
 }
 
-/// Opens the router; makes it if there is none. Returns whether it was made.
-pub(crate) fn ensure(path: &Path, user: RouterUser) -> io::Result<(OwnedFd, bool)> {
+/// How there is a router.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ensured {
+    /// It was there.
+    Found,
+    /// It was served, and has its file again.
+    FileMissing,
+    /// It was made.
+    Made,
+}
+
+/// Opens the router; makes it if there is none. The one that is served goes on if only its file is gone: jails are connected to it.
+pub(crate) fn ensure(
+    path: &Path,
+    user: RouterUser,
+    served: impl FnOnce() -> Option<OwnedFd>,
+) -> io::Result<(OwnedFd, Ensured)> {
     if let Some(router) = open(path)? {
-        return Ok((router, false));
+        return Ok((router, Ensured::Found));
     }
     let (parent, name) = path.parent().zip(path.file_name()).ok_or(io::ErrorKind::InvalidInput)?;
     let (above, folder) = parent.parent().zip(parent.file_name()).ok_or(io::ErrorKind::InvalidInput)?;
@@ -48,9 +67,24 @@ pub(crate) fn ensure(path: &Path, user: RouterUser) -> io::Result<(OwnedFd, bool
     while mount::detach(path).is_ok() {}
     let flags = OFlags::RDONLY | OFlags::CREATE | OFlags::CLOEXEC;
     let place = file::open_at(&dir, name, flags, Mode::from_raw_mode(0o444))?;
-    let router = make(user)?;
+    let (router, ensured) = match served() {
+        Some(router) => (router, Ensured::FileMissing),
+        None => (make(user)?, Ensured::Made),
+    };
     mount::attach(mount::detached_copy_of(&router)?, &place)?;
-    Ok((router, true))
+    Ok((router, ensured))
+}
+
+/// The router of the program that answers on this socket, which only root can have bound.
+pub(crate) fn served(socket: &Path) -> Option<OwnedFd> {
+    let connection = socket::connect_within(socket, Some(ANSWER_TIME)).ok()?;
+    let pid = socket::peer(&connection).ok()?.pid;
+    let router = namespace::open(pid, "net").ok()?;
+    // It answers, so it has not ended before the namespace was opened, and the number of the process was not another's.
+    transport::send(&connection, &NetRequest::Hello, MAX_NET_REQUEST, &[]).ok()?;
+    let mut incoming = Incoming::new(MAX_NET_REQUEST, 0);
+    transport::receive::<NetReply>(&connection, &mut incoming, Instant::now() + ANSWER_TIME).ok()?;
+    is_apart(&router).then_some(router)
 }
 
 /// The user and the group of `bailiwick-net` in the user namespace of the router.
