@@ -58,7 +58,7 @@ const MACROS: &[&str] = &[
 
 /// The programs that run as root of the host, and how many lines of our own code each may be made of, without comments and
 /// tests. Raise a budget only after looking for what else could leave the program.
-const BUDGETS: &[(&str, usize)] = &[("warden", 27_500), ("network", 26_000), ("pam", 16_500)];
+const BUDGETS: &[(&str, usize)] = &[("warden", 27_500), ("network", 26_500), ("pam", 16_500)];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()

@@ -49,7 +49,7 @@ pub use network::{
     PrefixError, Publish, SMTP_PORTS, Transport, WhenOver, WhenOverError, is_domain,
 };
 pub use network_facts::{
-    NetworkConnection, NetworkFacts, NetworkTraffic, RefusedPacket, RefusedRecord, Traffic, Volume,
+    NetworkConnection, NetworkFacts, NetworkLimits, NetworkTraffic, RefusedPacket, RefusedRecord, Traffic, Volume,
 };
 pub use observed::{
     DiskFact, ForeignSocket, GroupSetting, InForce, JailInForce, LimitFact, MAX_FOREIGN, MAX_INTERFACES, MAX_MOUNTS,

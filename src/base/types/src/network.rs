@@ -696,6 +696,18 @@ pub struct MonthlyVolume {
 impl MonthlyVolume {
     /// The default of `notify`.
     pub const NOTIFY: [u8; 2] = [80, 100];
+
+    /// Whether it is used up.
+    #[must_use]
+    pub fn is_over(&self, used: u64) -> bool {
+        used >= self.bytes.0
+    }
+
+    /// The shares at which the operator is told that are reached.
+    pub fn reached(&self, used: u64) -> impl Iterator<Item = u8> {
+        let (bytes, used) = (u128::from(self.bytes.0), u128::from(used));
+        self.notify.iter().copied().filter(move |share| used * 100 >= bytes * u128::from(*share))
+    }
 }
 
 /// The network of a jail. [`Network::default`] is none: nothing is allowed.

@@ -1,6 +1,6 @@
 //! What the kernel says of a tenant's network: its link, its traffic, and what was refused to it.
 
-use crate::TenantName;
+use crate::{Bound, ByteRate, ByteSize, MonthlyVolume, Network, TenantName};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -131,6 +131,20 @@ pub struct RefusedRecord {
     pub port: Option<u16>,
 }
 
+/// The limits of a tenant's network, as they are in the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkLimits {
+    /// The most bytes a second out of the jail: that of its class in the queue to the host.
+    pub up: Bound<ByteRate>,
+    /// The most bytes a second into the jail: that of the queue of its link.
+    pub down: Bound<ByteRate>,
+    /// The most connections at a time; `None` when the router has no such limit for it.
+    pub connections: Option<u32>,
+    /// The bytes of a month after which it stops; `None` when the kernel stops it at none.
+    pub stops_at: Option<ByteSize>,
+}
+
 /// The network of a tenant, as the router has it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -147,6 +161,12 @@ pub struct NetworkFacts {
     pub traffic: NetworkTraffic,
     /// What counts against the volume of this month, in bytes.
     pub month: u64,
+    /// The policy that is in force; `None` without a link.
+    #[serde(default)]
+    pub in_force: Option<Box<Network>>,
+    /// The limits that are in force, read from the kernel; `None` without a link.
+    #[serde(default)]
+    pub limits: Option<NetworkLimits>,
     /// Refused packets by reason; only reasons with packets.
     pub refused: BTreeMap<RefusedPacket, u64>,
     /// Some of the packets that were refused last, the oldest first. Few are recorded: each of them was counted.
@@ -154,6 +174,20 @@ pub struct NetworkFacts {
     pub last_refused: Vec<RefusedRecord>,
     /// Differences between the kernel and the policy, as sentences; empty when there are none.
     pub differences: Vec<String>,
+}
+
+impl NetworkFacts {
+    /// The volume of the month that is in force.
+    #[must_use]
+    pub fn volume(&self) -> Option<&MonthlyVolume> {
+        self.in_force.as_ref()?.month.as_ref()
+    }
+
+    /// The shares of the volume at which the operator is told that are reached.
+    #[must_use]
+    pub fn shares_reached(&self) -> Vec<u8> {
+        self.volume().map(|month| month.reached(self.month).collect()).unwrap_or_default()
+    }
 }
 
 #[cfg(test)]

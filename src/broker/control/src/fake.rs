@@ -140,6 +140,8 @@ pub(crate) fn facts(tenant: &TenantName) -> NetworkFacts {
         addresses: vec!["100.64.0.2".parse().expect("an address")],
         traffic: NetworkTraffic::default(),
         month: 0,
+        in_force: None,
+        limits: None,
         refused: BTreeMap::new(),
         last_refused: Vec::new(),
         differences: Vec::new(),

@@ -20,10 +20,14 @@ pub(crate) enum IncidentKind {
     Pressure(Resource),
     /// The router refused packets of the tenant.
     Refused(RefusedPacket),
+    /// The tenant has used this share of its volume of the month, in per cent, of which the operator wants to hear.
+    Month(u8),
 }
 
 const PRESSURE: &str = "pressure-";
 const NETWORK: &str = "network-";
+/// Followed by a share in per cent.
+const MONTH: &str = "network-month-";
 
 impl fmt::Display for IncidentKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -31,15 +35,19 @@ impl fmt::Display for IncidentKind {
             Self::Limit(limit) => limit.fmt(f),
             Self::Pressure(resource) => write!(f, "{PRESSURE}{resource}"),
             Self::Refused(reason) => write!(f, "{NETWORK}{}", reason.word()),
+            Self::Month(share) => write!(f, "{MONTH}{share}"),
         }
     }
 }
 
 impl IncidentKind {
     /// Reads a kind as the history stores it; `None` for one that this version does not know.
-    fn read(text: &str) -> Option<Self> {
+    pub(crate) fn read(text: &str) -> Option<Self> {
         if let Some(resource) = text.strip_prefix(PRESSURE) {
             return resource.parse().ok().map(Self::Pressure);
+        }
+        if let Some(share) = text.strip_prefix(MONTH) {
+            return share.parse().ok().map(Self::Month);
         }
         if let Some(word) = text.strip_prefix(NETWORK) {
             return RefusedPacket::ALL.iter().copied().find(|reason| reason.word() == word).map(Self::Refused);
@@ -140,8 +148,19 @@ mod tests {
         }
         assert_eq!(IncidentKind::Pressure(Resource::Io).to_string(), "pressure-io");
         assert_eq!(IncidentKind::Refused(RefusedPacket::NotAllowed).to_string(), "network-not-allowed");
-        let unknown = ["pressure", "pressure-", "Memory", "network-", "network-later", "dns"];
-        assert_eq!(unknown.map(IncidentKind::read), [None; 6]);
+        assert_eq!(IncidentKind::Month(80).to_string(), "network-month-80");
+        assert_eq!(IncidentKind::read("network-month-80"), Some(IncidentKind::Month(80)));
+        let unknown = [
+            "network-month-",
+            "network-month-900",
+            "pressure",
+            "pressure-",
+            "Memory",
+            "network-",
+            "network-later",
+            "dns",
+        ];
+        assert_eq!(unknown.map(IncidentKind::read), [None; 8]);
     }
 
     fn name() -> TenantName {

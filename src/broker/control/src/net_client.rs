@@ -82,6 +82,9 @@ pub(crate) struct NetLink {
     limit: Duration,
 }
 
+/// The finding of a tenant that has used its volume of the month, or a share of it.
+const MONTH_USED: &str = "BW127";
+
 impl NetLink {
     /// A link to the socket at this path. It does not connect yet.
     pub(crate) fn new(socket: PathBuf) -> Self {
@@ -145,6 +148,14 @@ impl NetLink {
             texts.push(format!("the network has {more} more problems"));
         }
         texts
+    }
+
+    /// What is worth telling of the volumes of the month, by tenant: a share that is reached, or all of it. It is among the problems too.
+    pub(crate) fn months(&mut self) -> BTreeMap<TenantName, String> {
+        let all = self.differences().unwrap_or_default().into_iter();
+        all.filter(|problem| problem.finding == MONTH_USED)
+            .filter_map(|problem| Some((problem.tenant?, problem.text)))
+            .collect()
     }
 
     /// What differs between the router and what it should be, each with its finding, at most [`MOST_DIFFERENCES`].

@@ -51,8 +51,7 @@ impl Networks {
 
 /// Whether a tenant has a network, or had one: `bailiwick-net` has something to say of it.
 fn has_network(facts: &NetworkFacts) -> bool {
-    let NetworkFacts { tenant: _, link, is_up: _, addresses, traffic, month, refused, differences, last_refused: _ } =
-        facts;
+    let NetworkFacts { link, addresses, traffic, month, refused, differences, .. } = facts;
     let is_quiet = *traffic == NetworkTraffic::default() && *month == 0 && refused.is_empty();
     link.is_some() || !addresses.is_empty() || !is_quiet || !differences.is_empty()
 }

@@ -84,6 +84,8 @@ impl Overview {
             }
         }
         problems.extend(self.network_problems().await);
+        let months = tokio::time::timeout(STATUS_TIME, self.net.with(|link| Ok(link.months()))).await;
+        let months = months.ok().and_then(Result::ok).unwrap_or_default();
         let policy = Box::new(self.tenants.policy.status(self.refusals.total()));
         // Without a warden no copy can be written, and that problem is already in the list.
         let no_copy = self.copies.problem().filter(|_| warden.is_some());
@@ -96,6 +98,7 @@ impl Overview {
             uptime: self.started.elapsed().as_secs(),
             tenants,
             problems,
+            months,
             reserve: kept,
             web: no_web,
             sessions: self.sessions.total(),

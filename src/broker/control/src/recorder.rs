@@ -177,6 +177,8 @@ pub(crate) struct RecorderState {
     live: BTreeMap<TenantName, TenantSampler>,
     disks: BTreeMap<TenantName, DiskFact>,
     traffic: TrafficMeter,
+    /// When the month began, and which shares of their volume were told of tenants in it; `None` before that is known.
+    told_shares: Option<(Moment, BTreeMap<TenantName, BTreeSet<u8>>)>,
     /// Faults since the last sample.
     pending: Vec<Pending>,
     incidents: Incidents,
@@ -229,6 +231,7 @@ impl RecorderState {
             live: BTreeMap::new(),
             disks: BTreeMap::new(),
             traffic: TrafficMeter::new(NetLink::new(host.runtime_dir.join(NET_SOCKET))),
+            told_shares: None,
             pending: Vec::new(),
             incidents: Incidents::default(),
             audits: AuditLog::new(sources.own_dir.clone()),

@@ -20,8 +20,8 @@ use bailiwick_netfilter::nft::terms::{
     oifname, protocol, quota_over, reject, set_mark, state, status, th_dport, th_sport,
 };
 use bailiwick_netfilter::nft::{
-    BaseChain, Bound, Chain, ChainKind, Direction, Element, Expr, Field, Hook, LimitUnit, Policy, Rejection, Rule, Set,
-    Table, Value, Verdict,
+    BaseChain, Bound, Chain, ChainKind, Data, Direction, Element, Expr, Field, Hook, LimitUnit, Policy, Rejection,
+    Rule, Set, Table, Value, Verdict,
 };
 use bailiwick_netlink::route::{Family, handle};
 use bailiwick_plan::network::{Addresses, MARK, Pools, ROUTER_LINK, link_name, number_of_link};
@@ -57,7 +57,8 @@ pub const SENT: &str = "sent";
 pub const RECEIVED: &str = "received";
 /// The set with the volume of the month of tenants that stop when it is used up.
 pub const MONTH: &str = "month";
-const COUNTED_OUT: &str = "connections-out";
+/// The map to the chain that counts the connections that each jail begins.
+pub const COUNTED_OUT: &str = "connections-out";
 const COUNTED_IN: &str = "connections-in";
 const POLICY: &str = "rules";
 /// The mark that a connection gets when a policy has allowed it, for each jail.
@@ -676,6 +677,13 @@ pub fn counted_by(number: u32) -> Element {
     Element::new(&[Value::Ifname(&ifname(number))])
 }
 
+/// How many connections a tenant may have at a time, as an element of [`COUNTED_OUT`] says it.
+#[must_use]
+pub fn most_connections(element: &Element) -> Option<u32> {
+    let Some(Data::Verdict(Verdict::Jump(chain))) = &element.data else { return None };
+    chain.strip_prefix(COUNTING_PREFIX)?.strip_suffix(OUT)?.parse().ok()
+}
+
 fn counting_name(most: u32) -> String {
     format!("{COUNTING_PREFIX}{most}")
 }
@@ -947,6 +955,9 @@ mod tests {
         for other in [OUTBOUND, POLICY_PREFIX, COUNTED_OUT, COUNTED_IN] {
             assert_eq!(shared_of(other), None);
         }
+        let leads = |chain: &str| Element::new(&[Value::Ifname("bw1")]).verdict(Verdict::Jump(chain.to_owned()));
+        assert_eq!(most_connections(&leads(&format!("{}{OUT}", counting_name(17)))), Some(17));
+        assert_eq!([leads("connections-17-in"), leads("policy-17-out")].each_ref().map(most_connections), [None, None]);
     }
 
     #[test]

@@ -31,11 +31,13 @@ pub(crate) fn apply(
 }
 
 /// Warns if no site can be served; and, if a tenant was changed, that the host's reserve is reached, so that it can take no disk
-/// space.
+/// space, and that the tenant has used its volume of the month, so that its network stops at once.
 pub(crate) fn warn_about_host(daemon: &Daemon, outcomes: &[TenantOutcome]) {
     let Ok(ControlReply::Status(status)) = daemon.ask(&ControlRequest::Status) else { return };
     let was_changed = outcomes.iter().any(|outcome| outcome.failure.is_none());
     status.reserve.iter().filter(|_| was_changed).chain(&status.web).for_each(|problem| output::complain(problem));
+    let changed = outcomes.iter().filter(|outcome| outcome.failure.is_none() && outcome.done != Done::Unchanged);
+    changed.filter_map(|outcome| status.months.get(&outcome.tenant)).for_each(|problem| output::complain(problem));
 }
 
 /// `bailiwick start`, `stop`, `restart`, `freeze`, `thaw`, `sleep` and `wake`.

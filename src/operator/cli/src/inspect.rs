@@ -343,6 +343,7 @@ mod tests {
             uptime: 3661,
             tenants: BTreeMap::new(),
             problems: vec!["tenants.d/x.toml:1:1: bad\u{1b}".to_owned()],
+            months: BTreeMap::new(),
             reserve: None,
             web: None,
             sessions: 3,

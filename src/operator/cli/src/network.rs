@@ -8,7 +8,10 @@ use crate::usage::{clock, local};
 use bailiwick_client::{AskError, Daemon};
 use bailiwick_proto::control::TenantNetwork;
 use bailiwick_proto::{ControlReply, ControlRequest, Failure};
-use bailiwick_types::{ByteSize, Moment, NetworkConnection, NetworkFacts, Period, RefusedRecord, Traffic};
+use bailiwick_types::{
+    ByteSize, Moment, MonthlyVolume, NetworkConnection, NetworkFacts, NetworkLimits, Period, RefusedRecord, Traffic,
+    WhenOver,
+};
 use jiff::tz::TimeZone;
 use std::net::{IpAddr, SocketAddr};
 
@@ -26,8 +29,16 @@ fn text(network: &TenantNetwork, zone: &TimeZone) -> String {
         ("tenant", facts.tenant.to_string()),
         ("link", link(facts)),
         ("addresses", addresses.join(", ")),
-        ("this month", ByteSize(facts.month).rounded()),
+        ("this month", month(facts)),
     ]);
+    if let Some(network) = &facts.in_force {
+        let row = |(key, value): (&str, String)| vec![key.to_owned(), value];
+        let settings = bailiwick_policy::network_settings(network).into_iter().map(row);
+        out.push_str(&format!("\n{}", render(&["IN-FORCE", "VALUE"], settings)));
+    }
+    if let Some(limits) = &facts.limits {
+        out.push_str(&format!("\n{}", render(&["LIMIT", "IN-THE-KERNEL"], limit_rows(limits))));
+    }
     let header = ["FAMILY", "SENT", "SENT-PACKETS", "RECEIVED", "RECEIVED-PACKETS"];
     let families = [family("ipv4", facts.traffic.ipv4), family("ipv6", facts.traffic.ipv6)];
     out.push_str(&format!("\n{}", render(&header, families)));
@@ -60,6 +71,32 @@ fn text(network: &TenantNetwork, zone: &TimeZone) -> String {
         out.push_str(&format!("warning: {}\n", visible(difference)));
     }
     out
+}
+
+/// What was used of the month, and what that means.
+fn month(facts: &NetworkFacts) -> String {
+    let used = ByteSize(facts.month).rounded();
+    let Some(MonthlyVolume { bytes, then, .. }) = facts.volume() else { return used };
+    let share = u128::from(facts.month) * 100 / u128::from(bytes.0.max(1));
+    let is_over = facts.volume().is_some_and(|month| month.is_over(facts.month));
+    match then {
+        WhenOver::Stop if is_over => format!("{used} of {bytes}: used up, and nothing passes until the month ends"),
+        WhenOver::Shape(rate) if is_over => format!("{used} of {bytes}: used up, and it goes on at {rate} a second"),
+        WhenOver::Notify if is_over => format!("{used} of {bytes}: used up"),
+        _ => format!("{used} of {bytes} ({share} %), then \"{then}\""),
+    }
+}
+
+fn limit_rows(limits: &NetworkLimits) -> Vec<Vec<String>> {
+    let NetworkLimits { up, down, connections, stops_at } = limits;
+    let number = |number: Option<String>| number.unwrap_or_else(|| "unlimited".to_owned());
+    let rows = [
+        ("up", up.to_string()),
+        ("down", down.to_string()),
+        ("connections", number(connections.map(|most| most.to_string()))),
+        ("month", number(stops_at.map(|bytes| format!("stops at {bytes}")))),
+    ];
+    rows.into_iter().map(|(key, value)| vec![key.to_owned(), value]).collect()
 }
 
 fn link(facts: &NetworkFacts) -> String {
@@ -96,7 +133,9 @@ fn end(address: IpAddr, port: Option<u16>) -> String {
 mod tests {
     use super::*;
     use bailiwick_client::fake;
-    use bailiwick_types::{ExitStatus, NetworkTraffic, RefusedPacket, TenantName, Volume};
+    use bailiwick_types::{
+        Bound, ByteRate, ExitStatus, Network, NetworkMode, NetworkTraffic, RefusedPacket, TenantName, Volume,
+    };
     use std::collections::BTreeMap;
 
     fn alice() -> TenantName {
@@ -124,6 +163,16 @@ mod tests {
                 addresses: vec!["100.64.0.2".parse().expect("valid"), "fd00::2".parse().expect("valid")],
                 traffic: NetworkTraffic { ipv4, ipv6: Traffic::default() },
                 month: 5 << 30,
+                in_force: Some(Box::new(Network {
+                    month: Some(MonthlyVolume { bytes: ByteSize(200 << 30), then: WhenOver::Stop, notify: vec![80] }),
+                    ..Network::with_mode(NetworkMode::Outbound)
+                })),
+                limits: Some(NetworkLimits {
+                    up: Bound::Unlimited,
+                    down: Bound::At(ByteRate(20 << 20)),
+                    connections: Some(2000),
+                    stops_at: Some(ByteSize(200 << 30)),
+                }),
                 refused: BTreeMap::from([(RefusedPacket::Dns, 12), (RefusedPacket::Smtp, 1)]),
                 last_refused: vec![RefusedRecord {
                     at: 1_000_000_000,
@@ -149,7 +198,24 @@ mod tests {
 tenant      alice
 link        bw3, up
 addresses   100.64.0.2, fd00::2
-this month  5.0G
+this month  5.0G of 200G (2 %), then \"stop\"
+
+IN-FORCE     VALUE
+mode         \"outbound\"
+allow        [\"0.0.0.0/0\", \"::/0\"]
+ports        [\"tcp/80\", \"tcp/443\", \"udp/443\", \"dns\"]
+smtp         false
+publish      []
+up           \"unlimited\"
+down         \"unlimited\"
+month        { bytes = \"200G\", then = \"stop\", notify = [80] }
+connections  2000
+
+LIMIT        IN-THE-KERNEL
+up           unlimited
+down         20M
+connections  2000
+month        stops at 200G
 
 FAMILY  SENT  SENT-PACKETS  RECEIVED  RECEIVED-PACKETS
 ipv4    1.5K  3             3.0G      2000000
@@ -170,7 +236,23 @@ there are more than these 2 connections
 warning: the limit of connections is 5\\u{1b}[2J
 ";
         assert_eq!(text(&network(), &TimeZone::UTC), golden);
+        let month_text = |used, then| {
+            let mut facts = NetworkFacts { month: used, ..network().facts };
+            if let Some(month) = facts.in_force.as_mut().and_then(|network| network.month.as_mut()) {
+                month.then = then;
+            }
+            month(&facts)
+        };
+        let shape = WhenOver::Shape(ByteRate(1 << 20));
+        assert_eq!(
+            month_text(200 << 30, WhenOver::Stop),
+            "200.0G of 200G: used up, and nothing passes until the month ends"
+        );
+        assert_eq!(month_text(201 << 30, shape), "201.0G of 200G: used up, and it goes on at 1M a second");
+        assert_eq!(month_text(200 << 30, WhenOver::Notify), "200.0G of 200G: used up");
+        assert_eq!(month_text(199 << 30, shape), "199.0G of 200G (99 %), then \"shape 1M\"");
         let down = NetworkFacts { link: None, is_up: false, addresses: Vec::new(), ..network().facts };
+        let down = NetworkFacts { in_force: None, limits: None, ..down };
         let quiet =
             NetworkFacts { refused: BTreeMap::new(), last_refused: Vec::new(), differences: Vec::new(), ..down };
         let shown = text(&TenantNetwork { facts: quiet, connections: None, cut: false }, &TimeZone::UTC);
@@ -185,6 +267,7 @@ warning: the limit of connections is 5\\u{1b}[2J
         assert_eq!(serde_json::from_str::<TenantNetwork>(&json).expect("valid"), network());
         let json: serde_json::Value = serde_json::from_str(&json).expect("valid");
         assert_eq!((&json["link"], &json["refused"]["dns"]), (&"bw3".into(), &12.into()));
+        assert_eq!((&json["limits"]["connections"], &json["in_force"]["mode"]), (&2000.into(), &"outbound".into()));
         assert_eq!(json["connections"][0]["destination_port"], 443);
         let without = TenantNetwork { connections: None, cut: false, ..network() };
         let json = serde_json::to_value(without).expect("JSON");

@@ -309,14 +309,15 @@ impl Router {
     fn look_at_kernel(&mut self, log: &mut impl FnMut(&str)) -> Result<(), RouterError> {
         let is_changed = self.nft.generation()? != self.generation;
         let is_half_done = std::mem::take(&mut self.is_half_done);
-        if !is_changed && !is_half_done && self.compared.elapsed() < COMPARE {
+        let is_due = self.compared.elapsed() >= COMPARE;
+        if !is_changed && !is_half_done && !is_due {
             return Ok(());
         }
         self.compared = Instant::now();
         self.forget_unlinked()?;
         let mut differences = self.compare()?;
         differences.extend(self.compare_routes()?);
-        if is_half_done {
+        if is_half_done || is_due {
             differences.extend(self.compare_links()?);
         }
         differences.extend(self.count()?);
@@ -334,17 +335,19 @@ impl Router {
         self.counted = (Instant::now(), now);
         let differences = self.count()?;
         self.found.note(differences, SystemTime::now());
+        let stops = self.stops()?;
         let limited = self.tenants.iter().filter(|(_, desired)| desired.has_volume());
         for name in limited.map(|(name, _)| name.clone()).collect::<Vec<_>>() {
             if now != month {
                 self.renew_month(&name)?;
             }
             let Some(old) = self.tenants.get(&name).cloned() else { continue };
-            for share in old.new_shares(self.usage.used(&name)) {
+            let used = self.used(&name, &stops);
+            for share in old.new_shares(used) {
                 log(&format!("tenant={name} event=month-used percent={share}"));
             }
             // Only what was used has changed. Everything else of the policy waits for a request.
-            let desired = old.with_used(self.usage.used(&name));
+            let desired = old.with_used(used);
             if desired.is_held_back() != old.is_held_back() {
                 log(&format!("tenant={name} event=month-over held_back={}", desired.is_held_back()));
                 jail_link::change_rates(&mut self.route, &old, &desired)?;
@@ -394,13 +397,18 @@ impl Router {
             }
             traffic => traffic?,
         };
+        Ok(self.add_all(&traffic))
+    }
+
+    /// The same of what was read already.
+    fn add_all(&mut self, traffic: &BTreeMap<TenantName, NetworkTraffic>) -> Vec<Difference> {
         let mut differences = Vec::new();
         for name in self.usage.numbers().map(|(name, _)| name.clone()).collect::<Vec<_>>() {
             // A count that is missing is made again, from zero.
             differences.extend(self.add(&name, traffic.get(&name).copied().unwrap_or_default()));
         }
         self.has_counted = true;
-        Ok(differences)
+        differences
     }
 
     /// The same of one tenant.
@@ -496,7 +504,7 @@ impl Router {
     /// What the policy of today says of a tenant that has a network, with what it has used of its volume up to now.
     fn desired_now(&mut self, name: &TenantName, number: u32) -> Result<Desired, Failure> {
         let desired = self.desired(name, number)?.ok_or_else(|| no_network(name))?;
-        if desired.volume().is_none() {
+        if !desired.has_volume() {
             return Ok(desired);
         }
         self.count_one(name, number).map_err(|error| failed(name, "count for", &error))?;
@@ -596,6 +604,11 @@ impl Router {
             all.push(problem(found::CACHE, text));
         }
         all.extend(self.found.problems(SystemTime::now()));
+        for (name, desired) in &self.tenants {
+            if let Some(text) = desired.month_text(name) {
+                all.push(NetProblem { finding: "BW127".to_owned(), tenant: Some(name.clone()), text });
+            }
+        }
         all
     }
 }

@@ -185,12 +185,12 @@ mod tests {
     use bailiwick_plan::mount::{HOST_ETC, HOST_ETC_LAYER, Mount, Source, TERMINALS};
     use bailiwick_policy::{Declared, Login, Reserve, Settings};
     use bailiwick_types::{
-        Bound, ByteSize, Count, DiskFact, ForeignSocket, GroupSetting, IdPool, IdRange, LimitFact, LimitKey, Limits,
-        MountFact, NAMESPACES, ObservedJail, ProcessFacts, ProcessRank, Profile, QuotaFact, QuotaFacts, Resource,
-        SocketFacts, StorageFacts, Visitor,
+        Bound, ByteRate, ByteSize, Count, DiskFact, ForeignSocket, GroupSetting, IdPool, IdRange, LimitFact, LimitKey,
+        Limits, MountFact, NAMESPACES, ObservedJail, ProcessFacts, ProcessRank, Profile, QuotaFact, QuotaFacts,
+        Resource, SocketFacts, StorageFacts, Visitor,
     };
     use bailiwick_types::{
-        Hierarchy, MonthlyVolume, Nesting, Network, NetworkFacts, NetworkMode, NetworkTraffic, WhenOver,
+        Hierarchy, MonthlyVolume, Nesting, Network, NetworkFacts, NetworkLimits, NetworkMode, NetworkTraffic, WhenOver,
     };
     use std::collections::BTreeMap;
 
@@ -979,6 +979,13 @@ mod tests {
             addresses: vec!["100.64.0.16".parse().expect("an address")],
             traffic: NetworkTraffic::default(),
             month: 1 << 30,
+            in_force: Some(Box::new(tenant.settings.network.clone())),
+            limits: Some(NetworkLimits {
+                up: Bound::Unlimited,
+                down: Bound::At(ByteRate(1 << 20)),
+                connections: Some(2000),
+                stops_at: None,
+            }),
             refused: BTreeMap::new(),
             last_refused: Vec::new(),
             differences: Vec::new(),
@@ -1009,12 +1016,16 @@ mod tests {
         assert_eq!(ids(&good), [""; 0]);
         let golden = "through the router: lo, eth0 (/proc/PID/net/dev); bw0 in the router, which lets it send from 100.64.0.16 alone";
         assert_eq!(wall(&good, "network"), (golden, Verdict::Enforced));
-        let golden = "up unlimited, down unlimited, connections 2000, month unlimited of which 1G used";
+        let golden = "in the kernel: up unlimited, down 1M, connections 2000; month unlimited, 1.0G used";
         assert_eq!(wall(&good, "network-limits"), (golden, Verdict::Enforced));
 
         let silent = seen(&tenant, &observed, NetworkSeen::Silent("bailiwick-net does not run"));
         assert_eq!((ids(&silent), silent.verdict), (vec!["BW128"], Verdict::Drift));
         assert_eq!((wall(&silent, "network").1, wall(&silent, "network-limits").1), (Verdict::Drift, Verdict::Drift));
+
+        let unread = NetworkFacts { limits: None, ..facts.clone() };
+        let unread = seen(&tenant, &observed, NetworkSeen::Answer { facts: Some(&unread), problems: &[] });
+        assert_eq!(wall(&unread, "network-limits"), ("not known", Verdict::Drift));
 
         let unknown = seen(&tenant, &observed, NetworkSeen::Answer { facts: None, problems: &[] });
         let unlinked = NetworkFacts { link: None, ..facts.clone() };
@@ -1027,6 +1038,7 @@ mod tests {
             text: "it differs".to_owned(),
         };
         for (id, verdict) in [
+            ("BW121", Verdict::Drift),
             ("BW122", Verdict::Breached),
             ("BW123", Verdict::Drift),
             ("BW124", Verdict::Drift),
@@ -1052,7 +1064,14 @@ mod tests {
         let month = MonthlyVolume { bytes: ByteSize(1 << 30), then: WhenOver::Stop, notify: Vec::new() };
         tenant.settings.network.month = Some(month);
         let report = seen(&tenant, &observed, NetworkSeen::Answer { facts: Some(&facts), problems: &[] });
-        assert_eq!(evidence(&report, "BW127"), Some("1G of 1G used in this month; then = \"stop\""));
+        assert_eq!(evidence(&report, "BW127"), Some("1.0G of 1G used in this month; then = \"stop\""));
+        let told = [problem("BW127", Some("alice"))];
+        let report = seen(&tenant, &observed, NetworkSeen::Answer { facts: Some(&facts), problems: &told });
+        assert_eq!(ids(&report), ["BW127"], "once");
+        let month = MonthlyVolume { bytes: ByteSize(5 << 30), then: WhenOver::Stop, notify: vec![10, 20, 80] };
+        tenant.settings.network.month = Some(month);
+        let report = seen(&tenant, &observed, NetworkSeen::Answer { facts: Some(&facts), problems: &[] });
+        assert_eq!(evidence(&report, "BW127"), Some("1.0G of 5G used in this month, which is more than 20 %"));
         assert_eq!((report.verdict, wall(&report, "network-limits").1), (good.verdict, Verdict::Enforced));
         observed.jail = None;
         let down = seen(&tenant, &observed, NetworkSeen::Answer { facts: None, problems: &[] });

@@ -7,7 +7,7 @@ use crate::judge::verdict;
 use crate::walls::{NETWORK, is_connected};
 use bailiwick_policy::Tenant;
 use bailiwick_types::{
-    ByteSize, NetworkFacts, NetworkMode, ObservedJail, TenantName, TenantReport, Verdict, WallReport,
+    ByteSize, NetworkFacts, NetworkLimits, NetworkMode, ObservedJail, TenantName, TenantReport, Verdict, WallReport,
 };
 use std::net::IpAddr;
 
@@ -50,7 +50,9 @@ pub fn add_network(report: &mut TenantReport, tenant: &Tenant, jail: Option<&Obs
     match seen {
         NetworkSeen::Silent(why) => violations.push(finding::ROUTER_SILENT.violation(why.to_owned())),
         NetworkSeen::Answer { facts, problems } => {
-            let own = problems.iter().filter(|problem| problem.tenant.as_ref().is_none_or(|name| *name == tenant.name));
+            // What is used of a month is among the facts.
+            let others = problems.iter().filter(|problem| problem.finding != finding::MONTH_USED.id);
+            let own = others.filter(|problem| problem.tenant.as_ref().is_none_or(|name| *name == tenant.name));
             violations.extend(own.map(|problem| kind(&problem.finding).violation(problem.text.clone())));
             if jail.is_some() {
                 violations.extend(link_violations(facts).into_iter().map(|text| finding::LINK_OTHER.violation(text)));
@@ -90,8 +92,13 @@ fn link_violations(facts: Option<&NetworkFacts>) -> Vec<String> {
 }
 
 fn month_violation(tenant: &Tenant, facts: &NetworkFacts) -> Option<Violation> {
-    let month = tenant.settings.network.month.as_ref().filter(|month| facts.month >= month.bytes.0)?;
-    let text = format!("{} of {} used in this month; then = \"{}\"", ByteSize(facts.month), month.bytes, month.then);
+    let month = tenant.settings.network.month.as_ref()?;
+    let used = format!("{} of {} used in this month", ByteSize(facts.month).rounded(), month.bytes);
+    let text = if month.is_over(facts.month) {
+        format!("{used}; then = \"{}\"", month.then)
+    } else {
+        format!("{used}, which is more than {} %", month.reached(facts.month).last()?)
+    };
     Some(finding::MONTH_USED.violation(text))
 }
 
@@ -122,16 +129,23 @@ fn add_walls(report: &mut TenantReport, tenant: &Tenant, seen: NetworkSeen<'_>, 
         }
         None => report.walls.push(WallReport { wall: NETWORK.to_owned(), evidence, verdict: worst(&of_wall) }),
     }
-    let network = &tenant.settings.network;
-    let used = facts.map_or_else(|| "unknown".to_owned(), |facts| ByteSize(facts.month).to_string());
-    let month = network.month.as_ref().map_or_else(|| "unlimited".to_owned(), |month| month.bytes.to_string());
-    let mut evidence = format!(
-        "up {}, down {}, connections {}, month {month} of which {used} used",
-        network.up, network.down, network.connections
-    );
+    let mut evidence = facts.map_or_else(|| "not known".to_owned(), |facts| limits_text(tenant, facts));
     if !of_limits.is_empty() {
         evidence = format!("{evidence}; {}", shown(&of_limits));
     }
-    let silent = if facts.is_none() { Verdict::Drift } else { Verdict::Enforced };
+    let silent = if facts.is_none_or(|facts| facts.limits.is_none()) { Verdict::Drift } else { Verdict::Enforced };
     report.walls.push(WallReport { wall: LIMITS.to_owned(), evidence, verdict: worst(&of_limits).max(silent) });
+}
+
+/// The limits as they are in the kernel, with the volume that the router holds or counts.
+fn limits_text(tenant: &Tenant, facts: &NetworkFacts) -> String {
+    let Some(NetworkLimits { up, down, connections, stops_at }) = facts.limits else { return "not known".to_owned() };
+    let connections = connections.map_or_else(|| "unlimited".to_owned(), |most| most.to_string());
+    let month = match (stops_at, &tenant.settings.network.month) {
+        (Some(bytes), _) => format!("stops at {bytes}"),
+        (None, Some(month)) => format!("{}, then \"{}\"", month.bytes, month.then),
+        (None, None) => "unlimited".to_owned(),
+    };
+    let used = ByteSize(facts.month).rounded();
+    format!("in the kernel: up {up}, down {down}, connections {connections}; month {month}, {used} used")
 }

@@ -375,6 +375,9 @@ pub struct HostStatus {
     pub tenants: BTreeMap<String, u64>,
     /// Problems of the policy files, and of work that the warden cannot finish, as text.
     pub problems: Vec<String>,
+    /// Those of the problems that say how much a tenant has used of its volume of the month.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub months: BTreeMap<TenantName, String>,
     /// The problem of the host's reserve of disk space, which `problems` holds too. Commands that change tenants show it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reserve: Option<String>,

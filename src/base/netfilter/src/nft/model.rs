@@ -731,6 +731,15 @@ impl Element {
         })
     }
 
+    /// The bytes of its quota.
+    #[must_use]
+    pub fn quota(&self) -> Option<u64> {
+        self.expressions.iter().find_map(|expression| match expression {
+            Expr::Quota { bytes, .. } => Some(*bytes),
+            _ => None,
+        })
+    }
+
     /// The bytes that its quota has counted. The kernel never says more than the quota.
     #[must_use]
     pub fn quota_used(&self) -> Option<u64> {

@@ -11,6 +11,16 @@ const WORTH_TELLING: u64 = 10;
 /// A tenant that its processor limit held back for less than 1/`THROTTLED` of the time has no incident.
 const THROTTLED: u64 = 10;
 
+/// When the month of a moment began, in UTC.
+fn month_begin(at: Moment) -> Moment {
+    let begin =
+        i64::try_from(at.0).ok().and_then(|second| jiff::Timestamp::from_second(second).ok()).and_then(|time| {
+            let day = time.to_zoned(jiff::tz::TimeZone::UTC).first_of_month().ok()?;
+            u64::try_from(day.start_of_day().ok()?.timestamp().as_second()).ok()
+        });
+    Moment(begin.unwrap_or(at.0))
+}
+
 /// The sample of a tenant that is down, for what is known of it nevertheless.
 fn unmeasured() -> Sample {
     Sample { seconds: PERIOD.as_secs(), usage: Usage::default(), counters: Usage::default() }
@@ -156,7 +166,40 @@ impl RecorderState {
             Ok(refused) => refused.iter().for_each(|(tenant, refused)| self.refused_packets(tenant, refused)),
             Err(failure) => self.complain_of_traffic(&format!("refused packets are not counted: {failure}")),
         }
+        self.tell_of_months();
         self.store(samples);
+    }
+
+    /// Records each share of a volume of the month that a tenant has reached, once a month.
+    fn tell_of_months(&mut self) {
+        let begin = month_begin(now());
+        let is_old = self.told_shares.as_ref().is_none_or(|(month, _)| *month != begin);
+        if is_old && let Ok(history) = &self.history {
+            let window = Window { from: begin, until: Moment(u64::MAX >> 1) };
+            let Ok(counts) = history.fault_counts(window) else { return };
+            let share = |word: &String| match IncidentKind::read(word) {
+                Some(IncidentKind::Month(share)) => Some(share),
+                _ => None,
+            };
+            let told = counts.iter().map(|(tenant, words)| (tenant.clone(), words.keys().filter_map(share).collect()));
+            self.told_shares = Some((begin, told.collect()));
+        }
+        // Without a history nobody knows what was told.
+        let Some((month, told)) = &mut self.told_shares else { return };
+        if *month != begin {
+            return;
+        }
+        let mut new = Vec::new();
+        for (tenant, reached) in self.traffic.shares() {
+            let told = told.entry(tenant.clone()).or_default();
+            // With a larger volume the shares are reached once more.
+            told.retain(|share| reached.contains(share));
+            new.extend(reached.iter().filter(|share| told.insert(**share)).map(|share| (tenant.clone(), *share)));
+        }
+        for (tenant, share) in new {
+            info!(target: "bailiwick::event", tenant = %tenant, event = "month-used", percent = share, "{tenant} has used {share} % of its volume of the month");
+            self.count(&tenant, IncidentKind::Month(share), 1);
+        }
     }
 
     /// Reads the counters of traffic. Tenants that nobody knows are ignored.

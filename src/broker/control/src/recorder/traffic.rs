@@ -20,6 +20,8 @@ pub(super) struct TrafficMeter {
     counters: BTreeMap<TenantName, Usage>,
     /// The refused packets of each tenant at the last reading; `None` before the first.
     refused: Option<BTreeMap<TenantName, Refused>>,
+    /// The shares of the volume of the month that each tenant of the last answer has reached.
+    shares: BTreeMap<TenantName, Vec<u8>>,
     /// Whether the last question was answered. Without it the next minute's sample asks again, and nobody before it.
     answers: bool,
 }
@@ -27,7 +29,7 @@ pub(super) struct TrafficMeter {
 impl TrafficMeter {
     /// A meter that asks over this link. It asks nothing yet.
     pub(super) fn new(link: NetLink) -> Self {
-        Self { link, counters: BTreeMap::new(), refused: None, answers: false }
+        Self { link, counters: BTreeMap::new(), refused: None, shares: BTreeMap::new(), answers: false }
     }
 
     /// Whether the last question was answered.
@@ -74,6 +76,7 @@ impl TrafficMeter {
         runs: impl Fn(&TenantName) -> bool,
     ) -> Result<BTreeMap<TenantName, Refused>, Failure> {
         let mut new = BTreeMap::new();
+        self.shares.clear();
         if !self.answers {
             return Ok(new);
         }
@@ -83,6 +86,7 @@ impl TrafficMeter {
         };
         let meant: Vec<TenantName> = self.counters.keys().filter(is_meant).cloned().collect();
         let all = self.link.observe(&meant)?;
+        self.shares.extend(all.iter().map(|facts| (facts.tenant.clone(), facts.shares_reached())));
         let is_first = self.refused.is_none();
         let last = self.refused.get_or_insert_default();
         last.retain(|tenant, _| self.counters.contains_key(tenant));
@@ -97,6 +101,12 @@ impl TrafficMeter {
             }
         }
         Ok(new)
+    }
+
+    /// The shares of the volume of the month, in per cent, that are reached: of the tenants that [`Self::newly_refused`] asked of last,
+    /// and of those shares that their policy wants told.
+    pub(super) fn shares(&self) -> &BTreeMap<TenantName, Vec<u8>> {
+        &self.shares
     }
 
     /// Adds the last reading of a tenant's counters to that of its control groups.

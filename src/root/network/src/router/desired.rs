@@ -6,8 +6,8 @@ use bailiwick_policy::Tenant;
 use bailiwick_proto::Failure;
 use bailiwick_rules::router::{self, Elements, SharedRules, TenantRules};
 use bailiwick_types::{
-    Bound, ByteRate, DomainName, ExitStatus, LinkDirection, MonthlyVolume, Network, NetworkMode, Port, TenantName,
-    WhenOver,
+    Bound, ByteRate, ByteSize, DomainName, ExitStatus, LinkDirection, MonthlyVolume, Network, NetworkMode, Port,
+    TenantName, WhenOver,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -70,7 +70,27 @@ impl Desired {
     /// Whether it goes on at the rate for those who have used their volume up.
     pub(super) fn is_held_back(&self) -> bool {
         let month = self.network.month.as_ref();
-        month.is_some_and(|month| is_over(month, self.used) && matches!(month.then, WhenOver::Shape(_)))
+        month.is_some_and(|month| month.is_over(self.used) && matches!(month.then, WhenOver::Shape(_)))
+    }
+
+    /// The policy that all this follows from.
+    pub(super) fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// What it has used of its volume of the month, if that is worth telling: a share that the operator is told of, or all of it.
+    pub(super) fn month_text(&self, name: &TenantName) -> Option<String> {
+        let month = self.network.month.as_ref()?;
+        let so_far = format!("\"{name}\" has used {} of {} of this month", ByteSize(self.used).rounded(), month.bytes);
+        if !month.is_over(self.used) {
+            let share = month.reached(self.used).last()?;
+            return Some(format!("{so_far}, which is more than {share} %"));
+        }
+        Some(match month.then {
+            WhenOver::Stop => format!("{so_far}: nothing passes until the month ends, or it gets more"),
+            WhenOver::Shape(rate) => format!("{so_far}: it goes on at {rate} a second"),
+            WhenOver::Notify => format!("{so_far}: all of it, and it goes on"),
+        })
     }
 
     /// The same after it has used this much. Its rates follow.
@@ -91,18 +111,14 @@ impl Desired {
     /// The shares of its volume, in per cent, that it has passed since the last look.
     pub(super) fn new_shares(&self, now: u64) -> Vec<u8> {
         let Some(month) = &self.network.month else { return Vec::new() };
-        let part = |share: u8| month.bytes.0 / 100 * u64::from(share);
-        month.notify.iter().copied().filter(|share| self.used < part(*share) && now >= part(*share)).collect()
+        let before: Vec<u8> = month.reached(self.used).collect();
+        month.reached(now).filter(|share| !before.contains(share)).collect()
     }
-}
-
-fn is_over(month: &MonthlyVolume, used: u64) -> bool {
-    used >= month.bytes.0
 }
 
 /// The rate that holds: the declared one, or that of a volume that is used up if that is lower.
 fn held(declared: Option<ByteRate>, month: Option<&MonthlyVolume>, used: u64) -> Option<ByteRate> {
-    let of_month = month.filter(|month| is_over(month, used)).and_then(|month| match month.then {
+    let of_month = month.filter(|month| month.is_over(used)).and_then(|month| match month.then {
         WhenOver::Shape(rate) => Some(rate),
         WhenOver::Stop | WhenOver::Notify => None,
     });

@@ -87,6 +87,45 @@ fn is_missing(error: &Error) -> bool {
     [Errno::NOENT, Errno::INVAL].iter().any(|errno| error.errno() == Some(errno.raw_os_error()))
 }
 
+/// The most bytes a second out of a jail and into it, as the kernel has them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Rates {
+    pub(super) up: Option<ByteRate>,
+    pub(super) down: Option<ByteRate>,
+}
+
+impl Rates {
+    /// Those of a link, among all queues, and all classes of the queue to the host.
+    pub(super) fn of(link: &Link, number: u32, queues: &[Queue], classes: &[Class]) -> Self {
+        let own = queues.iter().find(|queue| (queue.link, queue.parent) == (link.index, Queue::ROOT));
+        let down = own.and_then(|queue| match queue.kind {
+            QueueKind::Tbf { rate, .. } => Some(ByteRate(rate)),
+            _ => None,
+        });
+        let own = class(number).and_then(|handle| classes.iter().find(|class| class.handle == handle));
+        Self { up: own.map(|class| ByteRate(class.ceil)), down }
+    }
+
+    /// What differs from what should be, as sentences.
+    pub(super) fn differences(self, desired: &Desired) -> Vec<String> {
+        let text = |rate: Option<ByteRate>| rate.map_or_else(|| "unlimited".to_owned(), |rate| rate.to_string());
+        let rows = [("up", self.up, desired.up), ("down", self.down, desired.down)];
+        let others = rows.into_iter().filter(|(_, found, wanted)| found != wanted);
+        others
+            .map(|(key, found, wanted)| format!("{key} was {} in the kernel, not {}", text(found), text(wanted)))
+            .collect()
+    }
+}
+
+/// All queues, and the classes of the queue to the host.
+pub(super) fn all_rates(socket: &mut RouteSocket) -> Result<(Vec<Queue>, Vec<Class>), Error> {
+    let classes = match socket.link(ROUTER_LINK)? {
+        Some(uplink) => socket.classes(uplink.index)?,
+        None => Vec::new(),
+    };
+    Ok((socket.queues()?, classes))
+}
+
 fn find(socket: &mut RouteSocket, number: u32) -> Result<Link, Error> {
     let name = link_name(number);
     socket

@@ -1,7 +1,7 @@
 //! What leads over the links of jails, and how fast: compared with what should be there, and put right where it differs.
 //!
-//! Reading all of it costs some milliseconds for a thousand tenants. So it is done when this process starts, and when the link to the
-//! host was made anew, whose classes are gone with it.
+//! Reading all of it costs some milliseconds for a thousand tenants. So it is done each minute, when this process starts, and when the
+//! link to the host was made anew, whose classes are gone with it.
 
 use super::desired::Desired;
 use super::found::Difference;

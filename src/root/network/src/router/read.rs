@@ -2,18 +2,21 @@
 
 use super::desired::Desired;
 use super::evidence::protocol_name;
+use super::jail_link::{self, Rates};
 use super::{Router, RouterError, failed};
 use bailiwick_netfilter::conntrack::Connection;
 use bailiwick_netfilter::nft::{Element, Set};
-use bailiwick_netlink::route::{Family, Link, Mac, Neighbour, Prefix, Route};
+use bailiwick_netlink::route::{Class, Family, Link, Mac, Neighbour, Prefix, Queue, Route};
 use bailiwick_plan::network::{GATEWAY_MAC, JAIL_MAC, ROUTES, link_name};
 use bailiwick_proto::net::{MOST_CONNECTIONS, MOST_NETWORKS};
 use bailiwick_proto::{Failure, NetReply};
-use bailiwick_rules::router::{self, RECEIVED, SENT, TABLE, parse_key, refused_set};
+use bailiwick_rules::router::{self, COUNTED_OUT, MONTH, RECEIVED, SENT, TABLE, parse_key, refused_set};
 use bailiwick_types::{
-    ExitStatus, NetworkConnection, NetworkFacts, NetworkTraffic, RefusedPacket, TenantName, Traffic, Volume,
+    Bound, ByteRate, ByteSize, ExitStatus, NetworkConnection, NetworkFacts, NetworkLimits, NetworkTraffic,
+    RefusedPacket, TenantName, Traffic, Volume,
 };
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::SystemTime;
 
 const MOST_ELEMENTS: usize = 8_000_000;
 
@@ -67,6 +70,23 @@ impl Router {
         Ok(all)
     }
 
+    /// The volumes of the month after which the kernel stops somebody, by number: the bytes, and those that it has counted.
+    pub(super) fn stops(&mut self) -> Result<BTreeMap<u32, (u64, u64)>, RouterError> {
+        let elements = self.elements_of(MONTH)?;
+        let stop = |element: &Element| Some((parse_key(&element.key)?.0, (element.quota()?, element.quota_used()?)));
+        Ok(elements.iter().filter_map(stop).collect())
+    }
+
+    /// What a tenant has used of its month. The kernel stops it with the packet that would be too much, which is not counted here: then
+    /// all is used.
+    pub(super) fn used(&self, name: &TenantName, stops: &BTreeMap<u32, (u64, u64)>) -> u64 {
+        let used = self.usage.used(name);
+        match self.usage.number(name).and_then(|number| stops.get(&number)) {
+            Some((bytes, counted)) if counted >= bytes => used.max(*bytes),
+            _ => used,
+        }
+    }
+
     /// What the kernel says of tenants' networks.
     pub(super) fn observe(&mut self, names: &[TenantName]) -> Result<NetReply, Failure> {
         if names.len() > MOST_NETWORKS {
@@ -75,7 +95,13 @@ impl Router {
         }
         let error = |error: RouterError| Failure::new(ExitStatus::Failed, &error);
         let traffic = self.traffic().map_err(error)?;
+        let differences = self.add_all(&traffic);
+        self.found.note(differences, SystemTime::now());
         let refused = self.refused().map_err(error)?;
+        let stops = self.stops().map_err(error)?;
+        let counted = self.elements_of(COUNTED_OUT).map_err(error)?;
+        let most = |element: &Element| Some((parse_key(&element.key)?.0, router::most_connections(element)?));
+        let connections: BTreeMap<u32, u32> = counted.iter().filter_map(most).collect();
         let seen = self.look_at_links().map_err(error)?;
         let mut all = Vec::with_capacity(names.len());
         for name in names {
@@ -87,13 +113,26 @@ impl Router {
                 is_up: link.is_some_and(Link::is_up),
                 addresses: Vec::new(),
                 traffic: traffic.get(name).copied().unwrap_or_default(),
-                month: self.usage.used(name),
+                month: self.used(name, &stops),
+                in_force: None,
+                limits: None,
                 last_refused: link.map(|link| self.evidence.of(link.index)).unwrap_or_default(),
                 refused: number.and_then(|number| refused.get(&number)).cloned().unwrap_or_default(),
                 differences: Vec::new(),
             };
             if let (Some(desired), Some(number)) = (self.tenants.get(name).cloned(), number) {
                 facts.addresses = desired.addresses.all().collect();
+                facts.in_force = Some(Box::new(desired.network().clone()));
+                if let Some(link) = link {
+                    let Rates { up, down } = Rates::of(link, number, &seen.queues, &seen.classes);
+                    let bound = |rate: Option<ByteRate>| rate.map_or(Bound::Unlimited, Bound::At);
+                    facts.limits = Some(NetworkLimits {
+                        up: bound(up),
+                        down: bound(down),
+                        connections: connections.get(&number).copied(),
+                        stops_at: stops.get(&number).map(|(bytes, _)| ByteSize(*bytes)),
+                    });
+                }
                 facts.differences = seen.differences(link, &desired);
                 match self.desired(name, number) {
                     Ok(Some(declared)) if declared.is_as(&desired) => {}
@@ -111,7 +150,8 @@ impl Router {
     fn look_at_links(&mut self) -> Result<Seen, RouterError> {
         let mut routes = self.route.routes(Family::V4, Some(ROUTES))?;
         routes.extend(self.route.routes(Family::V6, Some(ROUTES))?);
-        Ok(Seen { links: self.route.links()?, routes, neighbours: self.route.neighbours()? })
+        let (queues, classes) = jail_link::all_rates(&mut self.route)?;
+        Ok(Seen { links: self.route.links()?, routes, neighbours: self.route.neighbours()?, queues, classes })
     }
 
     /// The open connections of a tenant.
@@ -153,6 +193,8 @@ struct Seen {
     links: Vec<Link>,
     routes: Vec<Route>,
     neighbours: Vec<Neighbour>,
+    queues: Vec<Queue>,
+    classes: Vec<Class>,
 }
 
 impl Seen {
@@ -180,6 +222,7 @@ impl Seen {
                 all.push(format!("{address} is no permanent neighbour on {name}"));
             }
         }
+        all.extend(Rates::of(link, desired.number, &self.queues, &self.classes).differences(desired));
         let own: BTreeSet<_> = desired.addresses.all().map(Prefix::host).collect();
         let foreign = routes.iter().filter(|route| !own.contains(&route.destination));
         all.extend(foreign.map(|route| format!("a route leads {} over {name}", route.destination)));
