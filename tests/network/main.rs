@@ -4,6 +4,7 @@
 //! network with all rights over it, so nothing that a jail may not do protects anybody.
 
 mod accounting;
+mod bad;
 mod blocked;
 mod cache;
 mod clients;

@@ -27,7 +27,7 @@ pub use machine::{busy_micros, max_tasks, memory_bytes};
 pub use mounts::{mounts, parse_mounts};
 pub use namespaces::namespaces_of;
 pub(crate) use namespaces::{inode_at, namespace_at};
-pub use network::{OpenSockets, interfaces, parse_interfaces, parse_socket, sockets};
+pub use network::{OpenSockets, interfaces, listeners, parse_interfaces, parse_listeners, parse_socket, sockets};
 pub use stat::{ProcessStat, age, parse_is_ending, parse_rank, parse_start_time, parse_stat, start_time, stat};
 pub use status::{Status, parse_status, status};
 

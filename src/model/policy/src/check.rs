@@ -13,8 +13,9 @@ use crate::model::{Host, Plan, Policy, Run, ServiceSocket, Settings, Tenant};
 use crate::read::{read, sorted};
 use crate::socket_place::{NotLent, find_socket};
 use crate::source::Source;
-use bailiwick_types::{ByteSize, LimitKey, PlanName, Profile, TenantName};
+use bailiwick_types::{ByteSize, Destination, LimitKey, PlanName, Port, Profile, TenantName};
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use toml::de::DeTable;
 
@@ -35,6 +36,10 @@ pub struct Machine {
     pub has_path: fn(&Path) -> bool,
     /// What is wrong with the host's `sendmail`; `None` when every user can run it.
     pub mail_problem: Option<String>,
+    /// Whether it has an address.
+    pub has_address: fn(IpAddr) -> bool,
+    /// The ports on which something on it listens, and that others reach.
+    pub listening: Vec<Port>,
 }
 
 /// Directories that belong to the host or to all its users. Directories below them may be used.
@@ -332,6 +337,31 @@ fn impossible(settings: &Settings, machine: &Machine) -> Vec<(String, Problem)> 
             let problem =
                 Problem::new(format!("{key} = \"{size}\" is more than the machine's memory of {}", machine.memory));
             all.push((key.word().to_owned(), problem.hint("what lies there is memory of the tenant")));
+        }
+    }
+    all.extend(network(settings, machine));
+    all
+}
+
+/// What a network asks for that this machine has for itself.
+fn network(settings: &Settings, machine: &Machine) -> Vec<(String, Problem)> {
+    let mut all = Vec::new();
+    for allow in &settings.network.allow {
+        let Destination::Prefix(prefix) = allow.to else { continue };
+        let is_one = prefix.length() == if prefix.address().is_ipv4() { 32 } else { 128 };
+        if is_one && (machine.has_address)(prefix.address()) {
+            let problem = Problem::new(format!("\"{prefix}\" is an address of this host, which no jail reaches"));
+            all.push((format!("\"{prefix}\""), problem.hint("remove it; host_sockets lends a service of the host")));
+        }
+    }
+    for port in settings.network.publish.iter().map(|publish| publish.host_port()) {
+        if machine.listening.contains(&port) {
+            let problem = Problem::new(format!(
+                "a program on this host listens on \"{port}\", and nobody reaches it once the port is published"
+            ));
+            let hint =
+                format!("choose another port of the host, or end the program (`ss -ltnp sport = {}`)", port.number);
+            all.push((format!("\"{port}\""), problem.hint(hint)));
         }
     }
     all

@@ -5,9 +5,10 @@ use bailiwick_client::Daemon;
 use bailiwick_policy::{Diagnostic, Host, Machine, Policy, Reading, Store};
 use bailiwick_proto::Failure;
 use bailiwick_sys::proc;
-use bailiwick_types::{ByteSize, ExitStatus, TenantName};
+use bailiwick_types::{ByteSize, ExitStatus, Port, TenantName, Transport};
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
+use std::net::{SocketAddr, UdpSocket};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
@@ -113,6 +114,12 @@ fn machine(config: &Path) -> Result<Machine, Failure> {
     machine_of(config, users, bailiwick_observe::group_exists)
 }
 
+/// The ports at which others reach a program of the host.
+fn listening(all: &[SocketAddr]) -> Vec<Port> {
+    let reached = all.iter().filter(|address| !address.ip().to_canonical().is_loopback());
+    reached.map(|address| Port { transport: Transport::Tcp, number: address.port() }).collect()
+}
+
 fn machine_of(
     config: &Path,
     users: Vec<(String, u32)>,
@@ -135,6 +142,9 @@ fn machine_of(
         has_path: |path| path.try_exists().unwrap_or(true),
         has_web_group: host.and_then(|host| host.web.group).is_none_or(|group| group_exists(&group)),
         mail_problem,
+        has_address: |address| UdpSocket::bind((address, 0)).is_ok(),
+        // What cannot be read is not said to be taken.
+        listening: listening(&proc::listeners().unwrap_or_default()),
     })
 }
 

@@ -141,6 +141,7 @@ fn addresses() -> Result<Vec<IpAddr>, UplinkError> {
 
 fn make(host: &Host, user: settings::RouterUser) -> Result<Vec<String>, UplinkError> {
     let pools = observed::pools(&host.network)?;
+    observed::check_ipv6(pools)?;
     let families = if pools.ipv6().is_some() { Families::Both } else { Families::Ipv4 };
     let mut socket = RouteSocket::open()?;
     conflicts::check(&mut socket, pools)?;

@@ -12,6 +12,8 @@ use std::path::Path;
 
 /// The file that identifies the machine (`machine-id(5)`).
 const MACHINE: &str = "/etc/machine-id";
+/// Whether new links have no IPv6 (`ip-sysctl` of the kernel).
+const OFF: &str = "/proc/sys/net/ipv6/conf/default/disable_ipv6";
 /// The resolvers of the host: those of `systemd-resolved`, which has only itself in `resolv.conf`, and those of all others.
 const RESOLVERS: [&str; 2] = ["/run/systemd/resolve/resolv.conf", "/etc/resolv.conf"];
 /// The most resolvers that a jail has. The C library asks no more (`resolv.conf(5)`).
@@ -34,6 +36,12 @@ pub enum NetworkError {
          ipv6.disable=1"
     )]
     NoIpv6(Prefix),
+    /// IPv6 is switched off on this host.
+    #[error(
+        "IPv6 is off on this host ({OFF} is 1), and jails would get {0}; write ipv6 = \"off\" below [network] in bailiwick.toml, or \
+         switch it on: sysctl -w net.ipv6.conf.default.disable_ipv6=0"
+    )]
+    Ipv6IsOff(Prefix),
     /// There is no resolver that a jail could reach.
     #[error(
         "the host has no resolver that a jail can reach: {0}; write addresses as \"resolvers\" below [network] in bailiwick.toml"
@@ -58,6 +66,18 @@ pub fn pools(network: &HostNetwork) -> Result<Pools, NetworkError> {
         }
     };
     Ok(Pools::new(network.ipv4, ipv6).expect("the policy has checked the family of each prefix"))
+}
+
+/// Refuses addresses of IPv6 for jails on a host whose new links have none.
+///
+/// # Errors
+/// [`NetworkError::Ipv6IsOff`].
+pub fn check_ipv6(pools: Pools) -> Result<(), NetworkError> {
+    let is_off = fs::read_to_string(OFF).is_ok_and(|value| value.trim() == "1");
+    match pools.ipv6().filter(|_| is_off) {
+        Some(pool) => Err(NetworkError::Ipv6IsOff(pool)),
+        None => Ok(()),
+    }
 }
 
 /// Whether the host has a router: its file holds a network namespace.

@@ -3,6 +3,7 @@
 use super::{MAX_SMALL, directory, read};
 use crate::file;
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 
 /// The names of the interfaces in the network namespace of a process.
@@ -19,6 +20,49 @@ pub fn interfaces(pid: u32) -> io::Result<Vec<String>> {
 pub fn parse_interfaces(text: &[u8]) -> Vec<String> {
     let text = String::from_utf8_lossy(text);
     text.lines().skip(2).filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned())).collect()
+}
+
+/// The addresses at which somebody listens by TCP in the network namespace of this process.
+///
+/// # Errors
+/// As for [`status`](super::status()); `EFBIG` when there are far more sockets than a host has.
+pub fn listeners() -> io::Result<Vec<SocketAddr>> {
+    let own = directory(std::process::id())?;
+    let mut all = parse_listeners(&read(own.as_fd(), "net/tcp", MAX_LISTENERS)?);
+    match read(own.as_fd(), "net/tcp6", MAX_LISTENERS) {
+        Ok(text) => all.extend(parse_listeners(&text)),
+        // A kernel without IPv6.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    Ok(all)
+}
+
+/// The most bytes of such a file: of a hundred thousand sockets.
+const MAX_LISTENERS: usize = 16 << 20;
+/// `TCP_LISTEN`, as the file has it.
+const LISTENS: &str = "0A";
+
+/// Parses the sockets of `/proc/PID/net/tcp` that listen (`proc_pid_net(5)`): addresses are words of the machine's order.
+#[must_use]
+pub fn parse_listeners(text: &[u8]) -> Vec<SocketAddr> {
+    let text = String::from_utf8_lossy(text);
+    let one = |line: &str| {
+        let mut words = line.split_whitespace().skip(1);
+        let (local, state) = (words.next()?, words.nth(1)?);
+        let (address, port) = local.split_once(':').filter(|_| state == LISTENS)?;
+        let word = |at: usize| u32::from_str_radix(address.get(at..at + 8)?, 16).ok().map(u32::to_ne_bytes);
+        let address = match address.len() {
+            8 => IpAddr::from(word(0)?),
+            32 => {
+                let words = [word(0)?, word(8)?, word(16)?, word(24)?].concat();
+                IpAddr::from(<[u8; 16]>::try_from(words).ok()?)
+            }
+            _ => return None,
+        };
+        Some(SocketAddr::new(address, u16::from_str_radix(port, 16).ok()?))
+    };
+    text.lines().skip(1).filter_map(one).collect()
 }
 
 /// The sockets that a process has open.
@@ -75,6 +119,20 @@ mod tests {
         let number = std::os::fd::AsRawFd::as_raw_fd(&a);
         assert!(own.sockets.iter().any(|(other, inode)| *other == number && *inode > 0) && !own.cut, "{own:?}");
         assert!(sockets(std::process::id(), 1).expect("reads").cut);
+    }
+
+    #[test]
+    fn listeners_are_those_that_wait_for_connections() {
+        let title =
+            "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n";
+        let line =
+            |local: &str, state: &str| format!("   0: {local} 00000000:0000 {state} 00000000:00000000 00:0 0 0 0 7\n");
+        let text = [title, &line("0100007F:1F90", "0A"), &line("00000000:0016", "01"), "   1: nothing\n"].concat();
+        assert_eq!(parse_listeners(text.as_bytes()), ["127.0.0.1:8080".parse().expect("an address")]);
+        let v6 = [title, &line("00000000000000000000000001000000:0016", "0A")].concat();
+        assert_eq!(parse_listeners(v6.as_bytes()), ["[::1]:22".parse().expect("an address")]);
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("binds");
+        assert!(listeners().expect("reads").contains(&listener.local_addr().expect("an address")));
     }
 
     #[test]

@@ -203,6 +203,8 @@ fn checked(lines: &[(&str, &str)]) -> Vec<String> {
         has_web_group: true,
         has_path: |_: &Path| true,
         mail_problem: None,
+        has_address: |_| false,
+        listening: Vec::new(),
     };
     let found = crate::check(directory.path(), &machine);
     let path = format!("{}/", directory.path().display());

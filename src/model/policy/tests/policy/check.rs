@@ -2,7 +2,7 @@
 
 use crate::directory::Directory;
 use bailiwick_policy::{Diagnostic, Machine, check};
-use bailiwick_types::ByteSize;
+use bailiwick_types::{ByteSize, Port, Transport};
 use std::path::Path;
 
 fn machine() -> Machine {
@@ -16,6 +16,8 @@ fn machine() -> Machine {
         has_web_group: false,
         has_path: |_| true,
         mail_problem: None,
+        has_address: |_| false,
+        listening: Vec::new(),
     }
 }
 
@@ -297,4 +299,28 @@ fn a_sendmail_that_cannot_be_run_is_told_when_somebody_may_send() {
     assert_eq!(found(""), [""; 0]);
     let golden = "2: the mail of 1 tenant(s) cannot be sent: there is no \"/usr/sbin/sendmial\"";
     assert_eq!(found("[mail]\nper_hour = 5\n"), [golden]);
+}
+
+#[test]
+fn a_network_does_not_ask_for_what_the_host_has_for_itself() {
+    let of = |text: &str| {
+        let directory = Directory::with(&[
+            ("bailiwick.toml", "ids.first = 20000000\nnetwork = { ports = \"40000-49999\" }\n"),
+            ("plans.d/small.toml", "[network]\nmode = \"outbound\"\n"),
+            ("tenants.d/a.toml", &format!("plan = \"small\"\n[network]\n{text}")),
+        ]);
+        let listening = vec![Port { transport: Transport::Tcp, number: 40_001 }];
+        let has_address = |address: std::net::IpAddr| address.to_string() == "203.0.114.1";
+        let found = check(directory.path(), &Machine { has_address, listening, ..machine() });
+        found.iter().map(|problem| format!("{}: {}", problem.line, problem.message)).collect::<Vec<_>>()
+    };
+    assert_eq!(of("allow = [\"203.0.114.0/24\", \"203.0.114.2\"]\n"), [""; 0]);
+    let golden = "3: \"203.0.114.1\" is an address of this host, which no jail reaches";
+    assert_eq!(of("allow = [\"9.9.9.9\", \"203.0.114.1\"]\n"), [golden]);
+    let publish =
+        |port: &str| format!("mode = \"published\"\npublish = [{{ host = \"{port}\", to = \"{}/22\" }}]\n", &port[..3]);
+    assert_eq!(of(&publish("tcp/40002")), [""; 0]);
+    assert_eq!(of(&publish("udp/40001")), [""; 0]);
+    let golden = "4: a program on this host listens on \"tcp/40001\", and nobody reaches it once the port is published";
+    assert_eq!(of(&publish("tcp/40001")), [golden]);
 }

@@ -49,6 +49,8 @@ fn a_tenant_with_the_plan_php_has_a_site() {
         has_web_group: true,
         has_path: |_| true,
         mail_problem: None,
+        has_address: |_| false,
+        listening: Vec::new(),
     };
     assert_eq!(check(shipped.path(), &machine), []);
     let policy = shipped.read().policy.expect("a policy");

@@ -10,7 +10,7 @@
 use crate::settings::RouterUser;
 use bailiwick_policy::Policy;
 use bailiwick_sys::{credential, process};
-use bailiwick_types::{Destination, DomainName, NetworkMode};
+use bailiwick_types::{Destination, DomainName, NetworkMode, TenantName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write};
 use std::net::{IpAddr, ToSocketAddrs};
@@ -29,37 +29,41 @@ const MAX_ANSWER: usize = 16 << 20;
 /// Addresses by name.
 pub(super) type Names = BTreeMap<DomainName, Vec<IpAddr>>;
 
+/// The names that tenants with a network may send to, each with a tenant that may.
+pub(super) type Wanted = BTreeMap<DomainName, TenantName>;
+
 /// The names that tenants with a network may send to.
-pub(super) fn of_policy(policy: &Policy) -> BTreeSet<DomainName> {
-    let networks = policy.tenants.values().map(|tenant| &tenant.settings.network);
-    let allowed = networks.filter(|network| network.mode != NetworkMode::None).flat_map(|network| &network.allow);
-    let name = |to: &Destination| match to {
-        Destination::Name(name) => Some(name.clone()),
-        Destination::Prefix(_) => None,
-    };
-    allowed.filter_map(|allow| name(&allow.to)).collect()
+pub(super) fn of_policy(policy: &Policy) -> Wanted {
+    let mut all = Wanted::new();
+    for tenant in policy.tenants.values().filter(|tenant| tenant.settings.network.mode != NetworkMode::None) {
+        for allow in &tenant.settings.network.allow {
+            if let Destination::Name(name) = &allow.to {
+                all.entry(name.clone()).or_insert_with(|| tenant.name.clone());
+            }
+        }
+    }
+    all
 }
 
 /// Looks names up. A name without an answer keeps its earlier addresses. The second value says which names have none.
-pub(super) fn look_up(
-    wanted: &BTreeSet<DomainName>,
-    earlier: &Names,
-    user: RouterUser,
-) -> io::Result<(Names, Vec<String>)> {
+pub(super) fn look_up(wanted: &Wanted, earlier: &Names, user: RouterUser) -> io::Result<(Names, Vec<String>)> {
     if wanted.is_empty() {
         return Ok((Names::new(), Vec::new()));
     }
     Ok(merged(wanted, &ask_apart(wanted, user)?, earlier))
 }
 
-fn merged(wanted: &BTreeSet<DomainName>, found: &Names, earlier: &Names) -> (Names, Vec<String>) {
+fn merged(wanted: &Wanted, found: &Names, earlier: &Names) -> (Names, Vec<String>) {
     let mut all = Names::new();
     let mut problems = Vec::new();
-    for name in wanted {
+    for (name, tenant) in wanted {
         match found.get(name).or_else(|| earlier.get(name)) {
             Some(addresses) => drop(all.insert(name.clone(), addresses.clone())),
             None => problems
-                .push(format!("the name \"{name}\" below [network] has no address, so nothing is allowed by it")),
+                .push(format!(
+                    "\"{name}\" in \"allow\" of the tenant \"{tenant}\" has no address, so it allows nothing; correct the name in its \
+                     file or plan, or see why the host's resolver does not know it"
+                )),
         }
     }
     if wanted.len() > MOST_NAMES {
@@ -72,7 +76,7 @@ fn merged(wanted: &BTreeSet<DomainName>, found: &Names, earlier: &Names) -> (Nam
 }
 
 /// Looks names up in a process of its own, without rights. What it has found when its time is over counts.
-fn ask_apart(wanted: &BTreeSet<DomainName>, user: RouterUser) -> io::Result<Names> {
+fn ask_apart(wanted: &Wanted, user: RouterUser) -> io::Result<Names> {
     let (answer, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     let Some(child) = process::fork()? else {
         drop(answer);
@@ -98,12 +102,12 @@ fn ask_apart(wanted: &BTreeSet<DomainName>, user: RouterUser) -> io::Result<Name
 }
 
 /// Writes one line for each name that has an address.
-fn ask(wanted: &BTreeSet<DomainName>, user: RouterUser, answer: OwnedFd) -> io::Result<()> {
+fn ask(wanted: &Wanted, user: RouterUser, answer: OwnedFd) -> io::Result<()> {
     credential::become_for_good(user.uid, user.gid)?;
     credential::give_up_capabilities()?;
     credential::set_no_new_privs()?;
     let mut answer = std::fs::File::from(answer);
-    for name in wanted.iter().take(MOST_NAMES) {
+    for name in wanted.keys().take(MOST_NAMES) {
         #[expect(clippy::disallowed_methods, reason = "this process is killed when its time is over")]
         let Ok(found) = (name.as_str(), 0).to_socket_addrs() else { continue };
         let addresses: BTreeSet<IpAddr> = found.map(|address| address.ip()).take(MOST_ADDRESSES).collect();
@@ -139,13 +143,18 @@ mod tests {
 
     #[test]
     fn a_name_without_an_answer_keeps_its_addresses() {
-        let names =
-            |texts: &[&str]| texts.iter().map(|text| text.parse().expect("a name")).collect::<BTreeSet<DomainName>>();
+        let alice: TenantName = "alice".parse().expect("a name");
+        let names = |texts: &[&str]| -> Wanted {
+            texts.iter().map(|text| (text.parse().expect("a name"), alice.clone())).collect()
+        };
         let earlier = Names::from([("gone.invalid".parse().expect("a name"), vec![IpAddr::from([192, 0, 2, 1])])]);
         let wanted = names(&["gone.invalid", "never.invalid"]);
         let (found, problems) = merged(&wanted, &Names::new(), &earlier);
         assert_eq!(found, earlier);
-        assert!(problems.len() == 1 && problems[0].contains("\"never.invalid\""), "{problems:?}");
+        assert!(
+            problems.len() == 1 && problems[0].contains("\"never.invalid\" in \"allow\" of the tenant \"alice\""),
+            "{problems:?}"
+        );
         let now = Names::from([("gone.invalid".parse().expect("a name"), vec![IpAddr::from([192, 0, 2, 2])])]);
         assert_eq!(merged(&names(&["gone.invalid"]), &now, &earlier), (now, Vec::new()));
     }
