@@ -9,6 +9,7 @@ mod blocked;
 mod cache;
 mod clients;
 mod closed;
+mod crowd;
 mod fragments;
 mod kills;
 mod links;

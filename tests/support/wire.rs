@@ -140,7 +140,7 @@ impl Wire {
     /// As [`Self::new`].
     #[must_use]
     pub fn with(more: &str) -> Self {
-        Self::made(more, Servers::start)
+        Self::made(Host::new(), more, Servers::start)
     }
 
     /// Like [`Self::with`], but nobody answers outside: the test brings programs of its own.
@@ -149,15 +149,23 @@ impl Wire {
     /// As [`Self::new`].
     #[must_use]
     pub fn without_servers(more: &str) -> Self {
-        Self::made(more, |_| Servers::default())
+        Self::made(Host::new(), more, |_| Servers::default())
     }
 
-    fn made(more: &str, servers: impl FnOnce(&Space) -> Servers) -> Self {
+    /// Like [`Self::new`], with `slots` slots of ids for 16 tenants each.
+    ///
+    /// # Panics
+    /// As [`Self::new`].
+    #[must_use]
+    pub fn crowd(slots: u32) -> Self {
+        Self::made(Host::with_many_ids(slots), "", Servers::start)
+    }
+
+    fn made(mut host: Host, more: &str, servers: impl FnOnce(&Space) -> Servers) -> Self {
         let (space, outside) = (Space::new(), Space::new());
         space.ok_with(JOIN, &[&outside.pid().to_string()]);
         outside.ok(OUTSIDE);
         let servers = servers(&outside);
-        let mut host = Host::new();
         let pid = space.pid();
         host.run_through(&[
             "nsenter".to_owned(),
