@@ -143,7 +143,19 @@ fn traffic_goes_on_while_each_daemon_is_killed_and_restarted() {
 #[ignore = "needs a host of its own: make vm-test"]
 fn a_program_that_found_no_router_is_started_again() {
     let wire = connected_host();
-    ok("bailiwick stop alice; systemctl stop bailiwick-net; /usr/libexec/bailiwick/bailiwick-net --remove");
+    // What refuses a removal says what to do.
+    let remove = || sh("/usr/libexec/bailiwick/bailiwick-net --remove 2>&1");
+    let stop = "systemctl stop bailiwick-uplink.timer bailiwick-net";
+    let (status, said) = remove();
+    assert!(status == 4 && said.contains(stop), "{status} {said}");
+    ok(stop);
+    let (status, said) = remove();
+    assert!(
+        status == 4 && said.contains("links of 1 jail") && said.contains("`bailiwick stop NAME`"),
+        "{status} {said}"
+    );
+    ok("bailiwick stop alice");
+    assert_eq!(remove().0, 0);
     assert_eq!(network_of_host(), (false, false, false));
     // The service of the link is still active, so this finds no router and ends with 8.
     sh("systemctl start bailiwick-net");

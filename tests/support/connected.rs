@@ -21,7 +21,9 @@ pub fn host() -> Wire {
     ok("systemctl reset-failed; systemctl enable --now bailiwick.target; systemctl start bailiwickd bailiwick-warden");
     ok("bailiwick apply --restart; bailiwick start alice bob");
     if network_of_host() != (false, false, false) {
-        ok("bailiwick stop alice bob; systemctl stop bailiwick-net; /usr/libexec/bailiwick/bailiwick-net --remove");
+        ok(
+            "systemctl stop bailiwick-uplink.timer bailiwick-net; bailiwick stop alice bob; /usr/libexec/bailiwick/bailiwick-net --remove",
+        );
         ok("systemctl stop bailiwick-uplink; systemctl restart bailiwick.target; bailiwick start alice bob");
     }
     Wire::new()

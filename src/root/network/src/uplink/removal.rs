@@ -22,10 +22,12 @@ const LINKS_TIME: Duration = Duration::from_secs(3);
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum InUse {
     /// The program that serves the router runs.
-    #[error("bailiwick-net still runs; end it first: `systemctl stop bailiwick-net`")]
+    #[error("bailiwick-net still runs; end it first: `systemctl stop bailiwick-uplink.timer bailiwick-net`")]
     Served,
     /// Jails are connected.
-    #[error("the router has links of {0} jails; end them first: `bailiwick stop NAME`")]
+    #[error(
+        "the router has links of {0} jails; end them first: `bailiwick stop NAME` for each, or `systemctl stop bailiwick-jails`"
+    )]
     Connected(usize),
 }
 
