@@ -1044,6 +1044,7 @@ mod tests {
             ("BW124", Verdict::Drift),
             ("BW125", Verdict::Breached),
             ("BW126", Verdict::Drift),
+            ("BW138", Verdict::Drift),
         ] {
             for whose in [None, Some("alice")] {
                 let problems = [problem(id, whose), problem(id, Some("bob"))];
@@ -1083,7 +1084,7 @@ mod tests {
         let elsewhere = [
             "BW092", "BW093", "BW097", "BW098", "BW100", "BW101", "BW102", "BW105", "BW110", "BW111", "BW114", "BW121",
             "BW122", "BW123", "BW124", "BW125", "BW126", "BW127", "BW128", "BW129", "BW130", "BW132", "BW133", "BW134",
-            "BW135",
+            "BW135", "BW138",
         ];
         for kind in crate::FINDINGS {
             let known = elsewhere.contains(&kind.id) || CASES.iter().any(|(_, _, id, ..)| *id == kind.id);
