@@ -13,6 +13,7 @@ mod crowd;
 mod fragments;
 mod kills;
 mod links;
+mod other_addresses;
 mod outbound;
 mod policy;
 mod published;

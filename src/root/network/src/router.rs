@@ -24,7 +24,7 @@ mod routes;
 
 use crate::link_maker::LinkMaker;
 use crate::step::{self, FailPoint, Step};
-use crate::uplink::{self, Report};
+use crate::uplink::{self, OtherAddresses, Report, side_of_router, wanted_instead};
 use crate::usage::{self, Counting, Usage};
 use bailiwick_netfilter::conntrack::Conntrack;
 use bailiwick_netfilter::nft::NftSocket;
@@ -35,7 +35,7 @@ use bailiwick_policy::{Host, Store};
 use bailiwick_proto::net::NetProblem;
 use bailiwick_proto::{Failure, NetReply, NetRequest};
 use bailiwick_rules::router::RouterSettings;
-use bailiwick_types::{ExitStatus, NetworkMode, NetworkTraffic, TenantName};
+use bailiwick_types::{ExitStatus, Ipv6Pool, NetworkMode, NetworkTraffic, TenantName};
 use desired::Desired;
 use evidence::Evidence;
 use force::NO_ENTRY;
@@ -79,6 +79,9 @@ pub(crate) enum RouterError {
     /// A test has made a step fail.
     #[error(transparent)]
     Step(#[from] FailPoint),
+    /// The addresses of jails have changed in `bailiwick.toml`.
+    #[error(transparent)]
+    OtherAddresses(#[from] OtherAddresses),
     /// No link was made.
     #[error("cannot make the link between the jail and the router")]
     Link(#[source] io::Error),
@@ -139,7 +142,8 @@ impl Router {
         let report = uplink::read_report(&runtime).map_err(RouterError::Report)?.ok_or(RouterError::NoReport)?;
         let pools = bailiwick_observe::network::pools(&host.network)?;
         let settings = host_side::settings(&host, pools, &report);
-        let (nft, route, conntrack) = (NftSocket::open()?, RouteSocket::open()?, Conntrack::open()?);
+        let (nft, mut route, conntrack) = (NftSocket::open()?, RouteSocket::open()?, Conntrack::open()?);
+        check_side(&mut route, pools)?;
         let evidence = Evidence::open()?;
         let tenants = BTreeMap::new();
         let mut router = Self {
@@ -236,6 +240,11 @@ impl Router {
 
     /// Looks at everything that may have changed by itself. Once a second.
     pub(crate) fn look(&mut self, log: &mut impl FnMut(&str)) {
+        // With other addresses in bailiwick.toml, this process goes on for the last jail that has an earlier one.
+        if self.check_addresses().is_err() && self.forget_unlinked().is_ok() && self.tenants.is_empty() {
+            self.broken = Some(io::Error::other("bailiwick.toml gives jails other addresses, which need a new start"));
+            return;
+        }
         let looked = self
             .look_at_report(log)
             .and_then(|()| self.look_at_kernel(log))
@@ -272,6 +281,27 @@ impl Router {
             log(&format!("event=difference what={text:?}"));
         }
         self.found.note(differences, SystemTime::now());
+    }
+
+    /// Whether `bailiwick.toml` gives jails the addresses that are in force.
+    fn check_addresses(&mut self) -> Result<(), OtherAddresses> {
+        let Ok((host, _)) = self.store.host() else { return Ok(()) };
+        let (new, old) = (&host.network, &self.host.network);
+        let router = self.pools.router();
+        if new.ipv4 != old.ipv4 {
+            let wanted = format!("ipv4 = \"{}\"", new.ipv4);
+            return Err(OtherAddresses { wanted, there: router.ipv4.into() });
+        }
+        if new.ipv6 != old.ipv6 {
+            let wanted = match new.ipv6 {
+                Ipv6Pool::Auto => "ipv6 = \"auto\"".to_owned(),
+                Ipv6Pool::Off => "ipv6 = \"off\"".to_owned(),
+                Ipv6Pool::Prefix(prefix) => format!("ipv6 = \"{prefix}\""),
+            };
+            let there = router.ipv6.map_or(IpAddr::V4(router.ipv4), IpAddr::V6);
+            return Err(OtherAddresses { wanted, there });
+        }
+        Ok(())
     }
 
     /// Puts in force what the host's settings and the report of its side say of all tenants.
@@ -456,6 +486,7 @@ impl Router {
     fn connect(&mut self, name: &TenantName, number: u32, mut fds: Vec<OwnedFd>) -> Result<NetReply, Failure> {
         let jail =
             fds.pop().ok_or_else(|| Failure::of(ExitStatus::Invalid, "no network namespace came with the request"))?;
+        self.check_addresses().map_err(|error| failed(name, "connect", &error))?;
         self.follow_host().map_err(|error| failed(name, "connect", &error))?;
         let desired = self.desired_now(name, number)?;
         let connected = self.make_connection(name, desired, &jail);
@@ -514,6 +545,7 @@ impl Router {
     /// Puts the policy of today in force for a jail that runs.
     fn update(&mut self, name: &TenantName) -> Result<NetReply, Failure> {
         let number = self.tenants.get(name).map(|desired| desired.number).ok_or_else(|| no_network(name))?;
+        self.check_addresses().map_err(|error| failed(name, "change the network of", &error))?;
         self.follow_host().map_err(|error| failed(name, "change the network of", &error))?;
         let desired = self.desired_now(name, number)?;
         let put = match self.tenants.get(name) {
@@ -630,6 +662,15 @@ impl Router {
 fn is_lost(kind: io::ErrorKind) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionReset, NotConnected, TimedOut, UnexpectedEof};
     matches!(kind, BrokenPipe | ConnectionReset | NotConnected | TimedOut | UnexpectedEof)
+}
+
+/// Whether the router has the addresses of `bailiwick.toml`. One without a link to the host has none yet.
+fn check_side(socket: &mut RouteSocket, pools: Pools) -> Result<(), RouterError> {
+    let Some(link) = socket.link(ROUTER_LINK)? else { return Ok(()) };
+    match side_of_router(pools).other_address(&socket.addresses()?, link.index) {
+        Some(there) => Err(OtherAddresses { wanted: wanted_instead(pools, there), there }.into()),
+        None => Ok(()),
+    }
 }
 
 fn no_network(name: &TenantName) -> Failure {

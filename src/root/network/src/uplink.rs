@@ -22,7 +22,7 @@ use crate::cache;
 use crate::settings::{self, SettingsError};
 use bailiwick_netlink::route::{AddressGeneration, Link, LinkEnd, Mac, RouteSocket, State, Veth};
 use bailiwick_observe::network::{self as observed, NetworkError};
-use bailiwick_plan::network;
+use bailiwick_plan::network::{self, Pools};
 use bailiwick_policy::{Diagnostic, Host, Store};
 use bailiwick_proto::NET_SOCKET;
 use bailiwick_sys::namespace::{self, Kind};
@@ -31,7 +31,8 @@ use forwarding::Families;
 use router_namespace::Ensured;
 use side::Side;
 pub(crate) use side::{
-    of_cache as side_of_cache, of_router as side_of_router, of_router_to_cache as side_of_router_to_cache,
+    OtherAddresses, of_cache as side_of_cache, of_router as side_of_router,
+    of_router_to_cache as side_of_router_to_cache, wanted_instead,
 };
 use std::io;
 use std::net::IpAddr;
@@ -58,6 +59,9 @@ pub(crate) enum UplinkError {
     /// The addresses of jails are used already.
     #[error(transparent)]
     Conflict(#[from] conflicts::Conflict),
+    /// Jails have other addresses.
+    #[error(transparent)]
+    OtherAddresses(#[from] OtherAddresses),
     /// Somebody still needs what should be removed.
     #[error(transparent)]
     InUse(#[from] removal::InUse),
@@ -89,7 +93,7 @@ impl UplinkError {
     pub(crate) fn status(&self) -> ExitStatus {
         match self {
             Self::Policy(_) | Self::Settings(_) | Self::Machine(_) => ExitStatus::Invalid,
-            Self::Conflict(_) | Self::InUse(_) => ExitStatus::Conflict,
+            Self::Conflict(_) | Self::OtherAddresses(_) | Self::InUse(_) => ExitStatus::Conflict,
             Self::Netlink(_) | Self::Part { .. } | Self::System { .. } => ExitStatus::Failed,
         }
     }
@@ -164,6 +168,7 @@ fn make(host: &Host, user: settings::RouterUser) -> Result<Vec<String>, UplinkEr
         )),
     }
     let mut inside = in_router(&router, RouteSocket::open)??;
+    repaired.extend(remove_other_pair(&mut socket, &mut inside, &router, pools)?);
     let (ours, theirs) = ensure_pair(&mut socket, &mut inside, &router, &mut repaired)?;
 
     for setting in in_router(&router, || forwarding::of_router(families))? {
@@ -183,6 +188,28 @@ fn make(host: &Host, user: settings::RouterUser) -> Result<Vec<String>, UplinkEr
         }
     }
     Ok(repaired)
+}
+
+/// Removes a pair with the addresses of another prefix, unless a jail has one of those; returns what was removed.
+fn remove_other_pair(
+    host: &mut RouteSocket,
+    inside: &mut RouteSocket,
+    router: &OwnedFd,
+    pools: Pools,
+) -> Result<Option<String>, UplinkError> {
+    let Some(link) = inside.link(network::ROUTER_LINK)? else { return Ok(None) };
+    let other = side::of_router(pools).other_address(&inside.addresses()?, link.index);
+    let Some(there) = other else { return Ok(None) };
+    let wanted = wanted_instead(pools, there);
+    match removal::wait_for_no_jail(router) {
+        Ok(()) => {}
+        Err(UplinkError::InUse(_)) => return Err(OtherAddresses { wanted, there }.into()),
+        Err(error) => return Err(error),
+    }
+    if let Some(link) = host.link(network::HOST_LINK)?.filter(is_host_end) {
+        host.delete_link(link.index)?;
+    }
+    Ok(Some(format!("the router had {there}, and bailiwick.toml has {wanted}")))
 }
 
 fn ensure_side(side: &Side, socket: &mut RouteSocket, link: &Link, is_new: bool) -> Result<Vec<String>, UplinkError> {

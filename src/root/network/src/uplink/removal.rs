@@ -63,7 +63,7 @@ pub(crate) fn is_wanted(config: &Path) -> bool {
         || store.read().policy.is_some_and(|policy| policy.gives_networks())
 }
 
-fn wait_for_no_jail(router: &OwnedFd) -> Result<(), UplinkError> {
+pub(super) fn wait_for_no_jail(router: &OwnedFd) -> Result<(), UplinkError> {
     let deadline = Instant::now() + LINKS_TIME;
     let mut inside = in_router(router, RouteSocket::open)??;
     loop {

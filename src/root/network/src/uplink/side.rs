@@ -9,6 +9,19 @@ use std::net::IpAddr;
 /// Before the rules of the kernel itself for the tables `main` and `default`, and after that for `local`.
 const RULE_PRIORITY: u32 = 1000;
 
+/// Jails have addresses beside those of another prefix.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "bailiwick.toml has {wanted} below [network], but the router has {there}, beside which jails that run have their addresses; write \
+     the earlier value again, or end the jails with a network (`bailiwick stop NAME`) and run `bailiwick-net --uplink`"
+)]
+pub(crate) struct OtherAddresses {
+    /// The key with its value.
+    pub(crate) wanted: String,
+    /// The router's address.
+    pub(crate) there: IpAddr,
+}
+
 /// One side, as it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Side {
@@ -23,6 +36,12 @@ pub(crate) struct Side {
     /// The table of these routes.
     table: u32,
     rules: Vec<Rule>,
+}
+
+/// The key of `bailiwick.toml` that gives jails other addresses than this one, with its value.
+pub(crate) fn wanted_instead(pools: Pools, there: IpAddr) -> String {
+    let ipv6 = || pools.ipv6().map_or_else(|| "off".to_owned(), |prefix| prefix.to_string());
+    if there.is_ipv4() { format!("ipv4 = \"{}\"", pools.ipv4()) } else { format!("ipv6 = \"{}\"", ipv6()) }
 }
 
 /// The host's side: the addresses of jails are behind the router.
@@ -95,6 +114,16 @@ impl Side {
     /// The rules that choose its tables of routes, beside those of the kernel.
     pub(crate) fn rules(&self) -> &[Rule] {
         &self.rules
+    }
+
+    /// The address of a family that a link has in place of the planned one: it was made when `bailiwick.toml` had another prefix.
+    pub(crate) fn other_address(&self, there: &[Address], link: u32) -> Option<IpAddr> {
+        [Family::V4, Family::V6].into_iter().find_map(|family| {
+            let is_local = |address: &IpAddr| matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
+            let own = there.iter().filter(|other| other.link == link).map(|other| other.address);
+            let own: Vec<_> = own.filter(|other| Family::of(*other) == family && !is_local(other)).collect();
+            if own.iter().any(|other| self.addresses.contains(other)) { None } else { own.first().copied() }
+        })
     }
 
     /// Makes this side what it should be; returns what was missing. Nothing that is right is touched. `link` is its interface.
