@@ -236,6 +236,16 @@ pub enum CtKey {
     Status,
     /// Its mark, 4 bytes of the machine's order.
     Mark,
+    /// Its transport protocol, one byte.
+    Protocol,
+    /// The source port of a direction.
+    SourcePort,
+    /// The destination port of a direction.
+    DestinationPort,
+    /// The source of a direction, if it is one of IPv4.
+    SourceV4,
+    /// The source of a direction, if it is one of IPv6.
+    SourceV6,
     /// Another one, by the kernel's number.
     Other(u32),
 }
@@ -247,6 +257,11 @@ impl CtKey {
             Self::Direction => 1,
             Self::Status => 2,
             Self::Mark => 3,
+            Self::Protocol => 10,
+            Self::SourcePort => 11,
+            Self::DestinationPort => 12,
+            Self::SourceV4 => 19,
+            Self::SourceV6 => 21,
             Self::Other(number) => number,
         }
     }
@@ -257,6 +272,11 @@ impl CtKey {
             1 => Self::Direction,
             2 => Self::Status,
             3 => Self::Mark,
+            10 => Self::Protocol,
+            11 => Self::SourcePort,
+            12 => Self::DestinationPort,
+            19 => Self::SourceV4,
+            21 => Self::SourceV6,
             other => Self::Other(other),
         }
     }

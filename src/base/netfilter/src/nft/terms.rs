@@ -56,7 +56,7 @@ struct Part {
 enum Source {
     Meta(MetaKey),
     Payload(Header, u32),
-    Ct(CtKey),
+    Ct(CtKey, Option<Direction>),
     Fib(u32, u32),
     HasHeader(u8),
 }
@@ -127,22 +127,47 @@ pub fn icmp_type() -> Load {
 
 /// The state of the connection: bits of [`state`].
 pub fn ct_state() -> Load {
-    load(Source::Ct(CtKey::State), 4)
+    load(Source::Ct(CtKey::State, None), 4)
 }
 
 /// The status of the connection: bits of [`status`].
 pub fn ct_status() -> Load {
-    load(Source::Ct(CtKey::Status), 4)
+    load(Source::Ct(CtKey::Status, None), 4)
 }
 
 /// The direction of the packet in its connection.
 pub fn ct_direction() -> Load {
-    load(Source::Ct(CtKey::Direction), 1)
+    load(Source::Ct(CtKey::Direction, None), 1)
 }
 
 /// The mark of the connection.
 pub fn ct_mark() -> Load {
-    load(Source::Ct(CtKey::Mark), 4)
+    load(Source::Ct(CtKey::Mark, None), 4)
+}
+
+/// The transport protocol of the connection. An error of ICMP has that of the connection that it is about.
+pub fn ct_protocol() -> Load {
+    load(Source::Ct(CtKey::Protocol, None), 1)
+}
+
+/// The port that packets of the connection in a direction come from.
+pub fn ct_sport(direction: Direction) -> Load {
+    load(Source::Ct(CtKey::SourcePort, Some(direction)), 2)
+}
+
+/// The port that packets of the connection in a direction are for.
+pub fn ct_dport(direction: Direction) -> Load {
+    load(Source::Ct(CtKey::DestinationPort, Some(direction)), 2)
+}
+
+/// The source of the connection's packets in a direction. A connection of IPv6 ends the rule.
+pub fn ct_saddr(direction: Direction) -> Load {
+    load(Source::Ct(CtKey::SourceV4, Some(direction)), 4)
+}
+
+/// The same of IPv6. A connection of IPv4 ends the rule.
+pub fn ct_saddr6(direction: Direction) -> Load {
+    load(Source::Ct(CtKey::SourceV6, Some(direction)), 16)
 }
 
 /// The type of the destination: `RTN_…`, such as 2 for an address of this machine.
@@ -210,7 +235,7 @@ impl Load {
             all.push(match part.source {
                 Source::Meta(key) => Expr::Meta { key, to },
                 Source::Payload(header, offset) => Expr::Payload { header, offset, len: part.len, to },
-                Source::Ct(key) => Expr::Ct { key, direction: None, to },
+                Source::Ct(key, direction) => Expr::Ct { key, direction, to },
                 Source::Fib(result, flags) => Expr::Fib { result, flags, to },
                 Source::HasHeader(header) => Expr::HasHeader { header, to },
             });
