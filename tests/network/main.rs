@@ -10,6 +10,7 @@ mod cache;
 mod clients;
 mod closed;
 mod crowd;
+mod errors;
 mod fragments;
 mod kills;
 mod links;

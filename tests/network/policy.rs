@@ -79,6 +79,24 @@ fn open_connections_end_only_when_the_policy_allows_them_no_longer() {
     drop(server);
 }
 
+/// Whoever only sends, and whoever only receives, is judged by `block` of today as well.
+#[test]
+fn what_is_blocked_now_ends_what_is_open() {
+    let wire = Wire::running(&[("alice", "")]);
+    let alice = wire.jail("alice");
+    let mut open = [outside(80), outside_v6(80)].map(|to| Talk::open(&alice, to).expect("connects"));
+    let block = |prefixes: &str| wire.configure(&format!(", block = [{prefixes}]"));
+    block("\"203.0.114.0/24\", \"198.51.100.0/24\"");
+    assert!(matches!(wire.update("alice"), NetReply::Done | NetReply::Unchanged));
+    let [v4, v6] = &mut open;
+    v4.echo(1000).expect_err("it is blocked");
+    v6.echo(20_000).expect("it is not");
+    block("\"2a00:5::/32\"");
+    assert!(matches!(wire.update("alice"), NetReply::Done | NetReply::Unchanged));
+    v6.echo(1000).expect_err("it is blocked");
+    Talk::open(&alice, outside(80)).expect("it is blocked no longer");
+}
+
 /// The jail never says a word, so the next packet of each connection is the server's.
 #[test]
 fn what_only_the_server_sends_is_judged_too() {

@@ -15,7 +15,7 @@ mod space;
 mod state;
 
 pub use capture::{Capture, Packet};
-pub use frame::{Frame, Macs, checksum, echo_v4, echo_v6, udp, udp_v4, udp_v6};
+pub use frame::{Frame, Macs, checksum, echo_v4, echo_v6, udp, udp_v4, udp_v6, unreachable_v4, unreachable_v6};
 pub use names::{NameServer, ask, question};
 pub use space::{Program, Space};
 pub use state::RouterState;

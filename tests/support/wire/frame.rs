@@ -112,3 +112,23 @@ pub fn echo_v6(macs: Macs, (from, to): (Ipv6Addr, Ipv6Addr), text: &str) -> Fram
     message[2..4].copy_from_slice(&sum);
     Frame::ipv6(macs, (from, to), 58, &message)
 }
+
+/// An error of ICMP that says that a port is closed, about a packet (RFC 792).
+#[must_use]
+pub fn unreachable_v4(macs: Macs, addresses: (Ipv4Addr, Ipv4Addr), about: &Frame) -> Frame {
+    let mut message = [&[3, 3, 0, 0, 0, 0, 0, 0], &about.bytes[14..]].concat();
+    let sum = checksum(&message).to_be_bytes();
+    message[2..4].copy_from_slice(&sum);
+    Frame::ipv4(macs, addresses, 1, (0, 0), &message)
+}
+
+/// The same of IPv6 (RFC 4443, 3.1).
+#[must_use]
+pub fn unreachable_v6(macs: Macs, (from, to): (Ipv6Addr, Ipv6Addr), about: &Frame) -> Frame {
+    let mut message = [&[1, 4, 0, 0, 0, 0, 0, 0], &about.bytes[14..]].concat();
+    let len = u32::try_from(message.len()).expect("small");
+    let pseudo = [&from.octets()[..], &to.octets(), &len.to_be_bytes(), &[0, 0, 0, 58]].concat();
+    let sum = checksum(&[&pseudo[..], &message].concat()).to_be_bytes();
+    message[2..4].copy_from_slice(&sum);
+    Frame::ipv6(macs, (from, to), 58, &message)
+}

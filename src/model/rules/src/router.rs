@@ -15,9 +15,10 @@ mod cache;
 
 use crate::ranges::{ends, merged, merged_ports};
 use bailiwick_netfilter::nft::terms::{
-    Load, accept, connections_over, counted, ct_mark, ct_state, ct_status, direction, drop, goto, has_header,
-    icmp_type, iifname, ip_daddr, ip_saddr, ip6_daddr, ip6_saddr, is_ipv4, is_ipv6, jump, l4proto, limit, log, nfproto,
-    oifname, protocol, quota_over, reject, set_mark, state, status, th_dport, th_sport,
+    Load, accept, connections_over, counted, ct_dport, ct_mark, ct_protocol, ct_saddr, ct_saddr6, ct_sport, ct_state,
+    ct_status, direction, drop, goto, has_header, icmp_type, iifname, ip_daddr, ip_saddr, ip6_daddr, ip6_saddr,
+    is_ipv4, is_ipv6, jump, l4proto, limit, log, nfproto, oifname, protocol, quota_over, reject, set_mark, state,
+    status, th_dport, th_sport,
 };
 use bailiwick_netfilter::nft::{
     BaseChain, Bound, Chain, ChainKind, Data, Direction, Element, Expr, Field, Hook, LimitUnit, Policy, Rejection,
@@ -356,9 +357,28 @@ fn forward(pools: Pools) -> Vec<Rule> {
         Rule::new([is_ipv6(), has_header(ROUTING), refuse(RefusedPacket::Blocked)])
             .comment("it names another destination, which nobody has looked at"),
     ]);
+    rules.extend(errors_about_others());
     rules.extend(cache::from_jails(pools));
     rules.extend([Rule::new([oifname().eq(Value::Ifname(ROUTER_LINK)), goto(OUTBOUND)]), Rule::new([goto(BETWEEN)])]);
     rules
+}
+
+/// An error of ICMP is about a packet that its sender was sent. A jail that forges one about a connection of others would reach both
+/// of its ends.
+fn errors_about_others() -> Vec<Rule> {
+    let ways = [(Direction::Original, is_forth()), (Direction::Reply, is_back())];
+    let of = |(way, is_way): &(Direction, Vec<Expr>)| {
+        [(is_ipv4(), ct_saddr(*way), OWN_V4), (is_ipv6(), ct_saddr6(*way), OWN_V6)].map(|(is_family, sender, own)| {
+            let is_of_other = iifname().concat(sender).lookup_not(own);
+            Rule::new([is_error(), is_family, is_way.clone(), is_of_other, refuse(RefusedPacket::Invalid)])
+        })
+    };
+    ways.iter().flat_map(of).collect()
+}
+
+/// Whether a packet is an error of ICMP about a packet of a connection. No program of the kernel opens connections to go with others.
+fn is_error() -> Vec<Expr> {
+    ct_state().has(state::RELATED)
 }
 
 /// Nothing is for the router itself. A jail that tries hears so, and is counted.
@@ -385,17 +405,19 @@ fn is_back() -> Vec<Expr> {
 
 /// From a jail to the host and beyond.
 fn outbound() -> Vec<Rule> {
+    let is_judged = || iifname().concat(ct_mark()).lookup(JUDGED);
+    let no_question = || th_dport().ne(Value::Service(DNS));
     let from_open_port = iifname().concat(l4proto()).concat(th_sport()).lookup(OPEN_PORTS);
+    let about_open_port = iifname().concat(ct_protocol()).concat(ct_sport(Direction::Reply)).lookup(OPEN_PORTS);
     vec![
-        Rule::new([
-            is_open(),
-            th_dport().ne(Value::Service(DNS)),
-            iifname().concat(ct_mark()).lookup(JUDGED),
-            goto(PASSED),
-        ])
-        .comment("each question is judged: the resolvers change without the policy"),
+        // Each question is judged: the resolvers change without the policy. So does what is blocked.
+        Rule::new([is_open(), no_question(), is_judged(), is_ipv4(), ip_daddr().lookup_not(BLOCKED_V4), goto(PASSED)]),
+        Rule::new([is_open(), no_question(), is_judged(), is_ipv6(), ip6_daddr().lookup_not(BLOCKED_V6), goto(PASSED)]),
         Rule::new([is_open(), is_back(), from_open_port, goto(PASSED)]),
-        Rule::new([ct_state().has(state::RELATED), goto(PASSED)]),
+        Rule::new([is_error(), is_back(), about_open_port, goto(PASSED)]),
+        // Late answers of resolvers, which may have private addresses.
+        Rule::new([is_error(), is_judged(), is_ipv4(), ip_daddr().lookup(RESOLVERS_V4), goto(PASSED)]),
+        Rule::new([is_error(), is_judged(), is_ipv6(), ip6_daddr().lookup(RESOLVERS_V6), goto(PASSED)]),
         Rule::new([is_new(), iifname().vmap(COUNTED_OUT)]),
         Rule::new([iifname().vmap(POLICY)]),
         Rule::new([refuse(RefusedPacket::NotAllowed)]),
@@ -404,13 +426,18 @@ fn outbound() -> Vec<Rule> {
 
 /// From the host and beyond to a jail.
 fn inbound() -> Vec<Rule> {
-    let is_judged = oifname().concat(ct_mark()).lookup(JUDGED);
+    let is_judged = || oifname().concat(ct_mark()).lookup(JUDGED);
+    let about_open_port = oifname().concat(ct_protocol()).concat(ct_sport(Direction::Reply)).lookup(OPEN_PORTS);
     let elsewhere = oifname().concat(l4proto()).concat(th_dport()).lookup_not(OPEN_PORTS);
     vec![
         Rule::new([ct_state().has(state::INVALID), drop()]),
         Rule::new([oifname().lookup(MONTH), drop()]),
-        Rule::new([is_back(), is_judged, goto(RECEIVES)]),
-        Rule::new([ct_state().has(state::RELATED), goto(RECEIVES)]),
+        // An error comes from wherever the packet was, also from a private address, and after a packet that was judged.
+        Rule::new([is_error(), is_back(), is_judged(), goto(RECEIVES)]),
+        Rule::new([is_error(), is_forth(), about_open_port, goto(RECEIVES)]),
+        Rule::new([is_error(), drop()]),
+        Rule::new([is_back(), is_judged(), is_ipv4(), ip_saddr().lookup_not(BLOCKED_V4), goto(RECEIVES)]),
+        Rule::new([is_back(), is_judged(), is_ipv6(), ip6_saddr().lookup_not(BLOCKED_V6), goto(RECEIVES)]),
         Rule::new([is_back(), oifname().vmap(ANSWERS)]),
         Rule::new([is_back(), drop()]),
         Rule::new([ct_status().has_not(status::DESTINATION_NAT), drop()]).comment("only to published ports"),
@@ -429,9 +456,12 @@ fn receives() -> Vec<Rule> {
 fn between() -> Vec<Rule> {
     let link = || iifname().concat(oifname()).concat(l4proto()).concat(th_dport()).lookup(LINKS);
     let link_back = oifname().concat(iifname()).concat(l4proto()).concat(th_sport()).lookup(LINKS);
+    let about =
+        |from: Load, to| from.concat(to).concat(ct_protocol()).concat(ct_dport(Direction::Original)).lookup(LINKS);
     vec![
         Rule::new([oifname().lookup(MONTH), drop()]),
-        Rule::new([ct_state().has(state::RELATED), goto(BOTH)]),
+        Rule::new([is_error(), is_back(), about(oifname(), iifname()), goto(BOTH)]),
+        Rule::new([is_error(), is_forth(), about(iifname(), oifname()), goto(BOTH)]),
         Rule::new([is_open(), is_back(), link_back, goto(BOTH)]),
         Rule::new([is_open(), is_forth(), link(), goto(BOTH)]),
         Rule::new([is_new(), link(), jump(NEW_BETWEEN)]),
