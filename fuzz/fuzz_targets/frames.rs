@@ -5,8 +5,9 @@
 
 #![no_main]
 
-use bailiwick_proto::frame::{MAX_EVENT, MAX_REQUEST};
-use bailiwick_proto::{ControlRequest, Decoder, InitReply, WardenRequest, encode};
+use bailiwick_proto::frame::{MAX_EVENT, MAX_REPLY, MAX_REQUEST};
+use bailiwick_proto::net::MAX_NET_REQUEST;
+use bailiwick_proto::{ControlRequest, Decoder, InitReply, NetReply, NetRequest, WardenRequest, encode};
 use libfuzzer_sys::fuzz_target;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -16,6 +17,8 @@ fuzz_target!(|data: &[u8]| {
     check::<ControlRequest>(data, MAX_REQUEST);
     check::<WardenRequest>(data, MAX_REQUEST);
     check::<InitReply>(data, MAX_EVENT);
+    check::<NetRequest>(data, MAX_NET_REQUEST);
+    check::<NetReply>(data, MAX_REPLY);
 });
 
 fn check<T: Serialize + DeserializeOwned + PartialEq + Debug>(data: &[u8], max: usize) {
