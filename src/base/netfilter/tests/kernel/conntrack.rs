@@ -28,13 +28,14 @@ fn connections_of_an_address_of_ipv6_are_told_from_those_of_others() {
             route.add_address(&Address::new(index("lo"), address, 128)).expect("adds");
         }
         route.set_link_state(index("lo"), State::Up).expect("up");
-        // Addresses may be used a moment after they were added.
+        // An address of IPv6 may be used, and reached, a moment after it was added.
         let bind = |source, port| iter::repeat_with(|| UdpSocket::bind((source, port))).find_map(Result::ok);
         let receiver = bind(sources[0], 9).expect("binds");
+        let reaches = |socket: &UdpSocket| socket.send_to(&[0; 44], (sources[0], 9)).is_ok();
         for (source, count) in [(sources[0], 2), (sources[1], 3)] {
             for _ in 0..count {
                 let socket = bind(source, 0).expect("binds");
-                socket.send_to(&[0; 44], (sources[0], 9)).expect("sends");
+                while !reaches(&socket) {}
                 receiver.recv(&mut [0; 44]).expect("receives");
             }
         }
