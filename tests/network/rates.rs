@@ -114,3 +114,30 @@ fn nothing_passes_when_the_volume_of_the_month_is_used_up() {
     assert_eq!(wire.update("alice"), NetReply::Done);
     Talk::open(&wire.jail("alice"), outside(80)).expect("connects again");
 }
+
+#[test]
+fn a_month_that_begins_while_nobody_looks_has_its_whole_volume() {
+    let stop = "month = { bytes = \"1M\", then = \"stop\" }";
+    let mut wire = Wire::running(&[("alice", stop), ("bob", stop)]);
+    for tenant in ["alice", "bob"] {
+        let mut talk = Talk::open(&wire.jail(tenant), outside(80)).expect("connects");
+        assert!(talk.echo(4 << 20).is_err(), "it stops");
+    }
+    wire.host.ok(&["stop", "bob"]);
+    wire.kill_network();
+    // As if all this had been the month before.
+    let path = wire.host.path("state/network/usage.json");
+    let text = std::fs::read_to_string(&path).expect("what was used");
+    let mut used: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    for tenant in ["alice", "bob"] {
+        let month = used[tenant]["month"].as_u64().expect("a month");
+        used[tenant]["month"] = (month - 1).into();
+    }
+    std::fs::write(&path, used.to_string()).expect("writes");
+    wire.start_network();
+    wire.host.ok(&["start", "bob"]);
+    for tenant in ["alice", "bob"] {
+        let mut talk = Talk::open(&wire.jail(tenant), outside(80)).unwrap_or_else(|error| panic!("{tenant}: {error}"));
+        talk.echo(100_000).expect("goes on");
+    }
+}

@@ -123,8 +123,8 @@ pub(crate) struct Router {
     compared: Instant,
     /// The link to the host, whose classes bound what jails send. One that was made anew has none.
     uplink: Option<u32>,
-    /// When the counts were looked at, and in which month.
-    counted: (Instant, u32),
+    /// When the counts were looked at.
+    counted: Instant,
     /// What comparisons have found and put right.
     found: Found,
     /// Whether counts were added since this process started: until then a lower one may be that of a new router.
@@ -164,7 +164,7 @@ impl Router {
             generation: 0,
             compared: Instant::now(),
             uplink: None,
-            counted: (Instant::now(), usage::month(SystemTime::now())),
+            counted: Instant::now(),
             found: Found::default(),
             has_counted: false,
             is_half_done: false,
@@ -357,20 +357,15 @@ impl Router {
 
     /// Looks at what was used, and holds those back whose volume of the month is used up.
     fn look_at_months(&mut self, log: &mut impl FnMut(&str)) -> Result<(), RouterError> {
-        let (last, month) = self.counted;
-        if last.elapsed() < COUNT {
+        if self.counted.elapsed() < COUNT {
             return Ok(());
         }
-        let now = usage::month(SystemTime::now());
-        self.counted = (Instant::now(), now);
+        self.counted = Instant::now();
         let differences = self.count()?;
         self.found.note(differences, SystemTime::now());
         let stops = self.stops()?;
         let limited = self.tenants.iter().filter(|(_, desired)| desired.has_volume());
         for name in limited.map(|(name, _)| name.clone()).collect::<Vec<_>>() {
-            if now != month {
-                self.renew_month(&name)?;
-            }
             let Some(old) = self.tenants.get(&name).cloned() else { continue };
             let used = self.used(&name, &stops);
             for share in old.new_shares(used) {
@@ -427,7 +422,9 @@ impl Router {
             }
             traffic => traffic?,
         };
-        Ok(self.add_all(&traffic))
+        let differences = self.add_all(&traffic);
+        self.begin_months()?;
+        Ok(differences)
     }
 
     /// The same of what was read already.
@@ -446,7 +443,7 @@ impl Router {
         let traffic = self.traffic_of(number)?;
         let differences = self.add(name, traffic).into_iter().collect();
         self.found.note(differences, SystemTime::now());
-        Ok(())
+        self.begin_months()
     }
 
     fn add(&mut self, name: &TenantName, traffic: NetworkTraffic) -> Option<Difference> {

@@ -7,12 +7,14 @@
 use bailiwick_sys::file::{self, Outlives};
 use bailiwick_types::TenantName;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, SystemTime};
 
 const FILE: &str = "usage.json";
+/// The month of a tenant that was never counted.
+const NEVER: u32 = 0;
 /// The most bytes of the file: more than 65,536 tenants with the longest names need.
 const MAX_FILE: usize = 32 << 20;
 
@@ -65,6 +67,8 @@ pub(crate) enum Counting {
 pub(crate) struct Usage {
     dir: OwnedFd,
     tenants: BTreeMap<TenantName, Used>,
+    /// The numbers of those for whom a month has begun, and whose volumes in the kernel are those of the last one.
+    begun: BTreeSet<u32>,
     changed: bool,
 }
 
@@ -77,7 +81,7 @@ impl Usage {
             Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
             Err(error) => return Err(error),
         };
-        Ok(Self { dir, tenants, changed: false })
+        Ok(Self { dir, tenants, begun: BTreeSet::new(), changed: false })
     }
 
     /// The tenants with their numbers.
@@ -130,8 +134,22 @@ impl Usage {
         let Some(used) = self.tenants.get_mut(tenant) else { return Counting::Forward };
         let before = used.clone();
         let counting = used.add(count, month);
+        // Whoever was never counted has used nothing of a month before.
+        if used.month != before.month && before.month != NEVER {
+            self.begun.insert(used.number);
+        }
         self.changed |= *used != before;
         counting
+    }
+
+    /// The numbers of those for whom a month has begun.
+    pub(crate) fn begun(&self) -> BTreeSet<u32> {
+        self.begun.clone()
+    }
+
+    /// Their volumes in the kernel are those of the new month.
+    pub(crate) fn have_begun(&mut self, numbers: &BTreeSet<u32>) {
+        self.begun.retain(|number| !numbers.contains(number));
     }
 
     /// The kernel's counts of all tenants begin at zero: the router has lost them, or is a new one. This must be written down before

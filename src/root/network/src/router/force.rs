@@ -119,17 +119,25 @@ impl Router {
         Ok(false)
     }
 
-    /// Begins the volume of a new month.
-    pub(super) fn renew_month(&mut self, name: &TenantName) -> Result<(), RouterError> {
-        let Some(desired) = self.tenants.get(name) else { return Ok(()) };
-        let Some(elements) = desired.elements.get(MONTH).cloned() else { return Ok(()) };
-        let fresh: Vec<_> = elements.iter().cloned().map(Element::without_state).collect();
+    /// Begins the volumes of those for whom a month has begun since they were counted last. A jail may be down, or this program was:
+    /// what the kernel holds of the last month goes then, too.
+    pub(super) fn begin_months(&mut self) -> Result<(), RouterError> {
+        let numbers = self.usage.begun();
         let sets = sets_of(&self.settings);
-        let Some(set) = sets.get(MONTH) else { return Ok(()) };
-        self.commit(|batch| {
-            batch.delete_elements(TABLE, set, &elements);
-            batch.add_elements(TABLE, set, &fresh);
-        })
+        let Some(set) = sets.get(MONTH).filter(|_| !numbers.is_empty()) else { return Ok(()) };
+        let mut old = self.elements_of(MONTH)?;
+        old.retain(|element| router::parse_key(&element.key).is_some_and(|(number, _)| numbers.contains(&number)));
+        let begun = self.tenants.values().filter(|desired| numbers.contains(&desired.number));
+        let fresh = begun.filter_map(|desired| desired.elements.get(MONTH)).flatten().cloned();
+        let fresh: Vec<_> = fresh.map(Element::without_state).collect();
+        let mut batch = Batch::new();
+        batch.delete_elements(TABLE, set, &old);
+        batch.add_elements(TABLE, set, &fresh);
+        if !batch.is_empty() {
+            self.nft.commit(batch)?;
+        }
+        self.usage.have_begun(&numbers);
+        Ok(())
     }
 
     /// Makes the changes, if nobody else has changed anything since; puts that right otherwise, and tries again.
