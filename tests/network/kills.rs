@@ -40,9 +40,13 @@ fn start(wire: &Wire, tenant: &str) {
     assert_eq!(wire.host.warden(&WardenRequest::Start { tenant: name(tenant) }), WardenReply::Done);
 }
 
+/// Stops a jail, and waits until the kernel has removed its link.
 fn stop(wire: &Wire, tenant: &str) {
+    let links = || wire.router().ok("ip -o link").matches(": bw").count();
+    let before = links();
     let stop = WardenRequest::Stop { tenant: name(tenant), hold: Hold::Keep };
     assert_eq!(wire.host.warden(&stop), WardenReply::Done);
+    until("its link is gone", || links() < before);
 }
 
 /// The network of a running jail.
@@ -139,7 +143,7 @@ fn a_change_that_is_killed_at_any_step_is_whole_after_the_next_start() {
             });
             assert!(reply.is_err(), "{step}: {reply:?}");
             wire.start_network();
-            wire.state().assert_is(&states[to], &format!("killed at {step}"));
+            wire.assert_state(&states[to], &format!("killed at {step}"));
             open.iter_mut().for_each(|talk| talk.echo(5000).expect("goes on"));
         }
     }
@@ -174,7 +178,7 @@ fn a_change_that_fails_at_any_step_leaves_the_old_policy_or_the_new_one() {
             );
             wire.fail_at("");
             if ["change-rate-in", "change-rate-out", "change-rules"].contains(&step.as_str()) {
-                wire.state().assert_is(&states[1 - to], &format!("failed at {step}"));
+                wire.assert_state(&states[1 - to], &format!("failed at {step}"));
             }
             assert!(matches!(update(&wire), Ok(NetReply::Done | NetReply::Unchanged)));
             look(&wire);
@@ -243,7 +247,7 @@ fn a_jail_that_is_being_connected_leaves_nothing_and_starts_later() {
         wire.start_network();
         is_down(&wire, &unknown, &format!("after {step}"));
         start(&wire, "alice");
-        wire.state().assert_is(&connected, &format!("started after {step}"));
+        wire.assert_state(&connected, &format!("started after {step}"));
         Talk::open(&jail(&wire, "alice"), outside(80)).expect("has a network").echo(1000).expect("and goes on");
         stop(&wire, "alice");
         is_down(&wire, &without, "of the jail");
@@ -271,14 +275,14 @@ fn what_a_jail_leaves_is_removed_whatever_step_is_killed() {
     let without = wire.state();
     for step in steps("disconnect-") {
         start(&wire, "alice");
-        wire.state().assert_is(&connected, &format!("before {step}"));
+        wire.assert_state(&connected, &format!("before {step}"));
         let down = |wire: &Wire| {
             stop(wire, "alice");
             look(wire);
         };
         kill_at(&mut wire, &step, down, |_| ());
         wire.start_network();
-        wire.state().assert_is(&without, &format!("killed at {step}"));
+        wire.assert_state(&without, &format!("killed at {step}"));
 
         start(&wire, "alice");
         wire.fail_at(&format!("{step} error"));
@@ -310,10 +314,10 @@ fn a_purge_that_is_killed_at_any_step_leaves_no_count_for_the_next_tenant() {
         assert!(reply.is_err(), "{step}: {reply:?}");
         wire.start_network();
         let expected = if step == "forget-usage" { &without } else { &purged };
-        wire.state().assert_is(expected, &format!("killed at {step}"));
+        wire.assert_state(expected, &format!("killed at {step}"));
         assert_eq!(wire.month("alice") > 0, step == "forget-usage", "{step}");
         assert!(matches!(forget(&wire), Ok(NetReply::Done)));
-        wire.state().assert_is(&purged, &format!("forgotten after {step}"));
+        wire.assert_state(&purged, &format!("forgotten after {step}"));
     }
 }
 
@@ -345,7 +349,7 @@ fn a_start_that_is_killed_at_any_step_is_whole_after_the_next_one() {
             assert_eq!(wire.wait_for_end(), Some(1), "{step}: {}", wire.net_log());
             wire.fail_at("");
             wire.start_network();
-            wire.state().assert_is(&expected[1 - to], &format!("killed at {step}"));
+            wire.assert_state(&expected[1 - to], &format!("killed at {step}"));
             open.echo(5000).expect("goes on");
         }
     }
@@ -360,7 +364,7 @@ fn a_start_that_is_killed_at_any_step_is_whole_after_the_next_one() {
         wire.kill_network();
         wire.fail_at("");
         wire.start_network();
-        wire.state().assert_is(&expected[1], &format!("killed at {step}"));
+        wire.assert_state(&expected[1], &format!("killed at {step}"));
         open.echo(5000).expect("goes on");
     }
 }

@@ -31,14 +31,14 @@ fn another_prefix_waits_until_no_jail_has_an_address_of_the_last_one() {
     let text = said(&wire, &["apply"]);
     assert!(names_all(&text), "{text}");
     until("status tells", || names_all(&said(&wire, &["status"])));
-    wire.state().assert_is(&before, "nothing half done");
+    wire.assert_state(&before, "nothing half done");
     open.echo(10_000).expect("goes on");
     // A new start changes nothing either.
     wire.kill_network();
     wire.spawn_network();
     assert_eq!(wire.wait_for_end(), Some(1));
     assert!(names_all(&wire.net_log()), "{}", wire.net_log());
-    wire.state().assert_is(&before, "nothing half done by a start");
+    wire.assert_state(&before, "nothing half done by a start");
     open.echo(10_000).expect("goes on");
 
     // The first remedy.

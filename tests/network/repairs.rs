@@ -19,7 +19,7 @@ fn a_router_that_is_served_gets_its_file_again_and_jails_notice_nothing() {
     assert!(!wire.router_path().exists());
     let said = wire.uplink();
     assert!(said.contains("of the router was missing; jails stay connected"), "{said}");
-    wire.state().assert_is(&before, "with its file again");
+    wire.assert_state(&before, "with its file again");
     open.echo(10_000).expect("goes on");
     assert_eq!(wire.uplink(), "", "nothing is missing");
     wire.declare("carol", "");
@@ -70,7 +70,7 @@ fn a_link_that_somebody_deleted_is_a_finding_and_a_restart_makes_it_anew() {
     assert!(audit.contains("BW121") && audit.contains("restart the tenant"), "{audit}");
     assert!(!said(&wire, &["audit", "bob"]).contains("BW121"));
     wire.host.ok(&["restart", "alice"]);
-    wire.state().assert_is(&before, "restarted");
+    wire.assert_state(&before, "restarted");
     Talk::open(&wire.jail("alice"), outside(80)).expect("connects");
     assert!(!said(&wire, &["audit", "alice"]).contains("the router has no link to it"));
 }

@@ -1,9 +1,10 @@
 //! Everything that a router has in force, in words that can be compared: rules, elements, links, routes, neighbours and rates, but
 //! no counts.
 
-use super::Wire;
+use super::{PATIENCE, Wire};
 use serde_json::Value;
 use std::collections::BTreeSet;
+use std::time::Instant;
 
 /// What a router has in force.
 #[derive(Clone, PartialEq, Eq)]
@@ -11,8 +12,8 @@ pub struct RouterState(BTreeSet<String>);
 
 /// Shell lines that print JSON, with a word each and the keys that are different each time.
 const LISTS: &[(&str, &str, &[&str])] = &[
-    ("link", "ip -j link", &["ifindex", "link_index", "link_netnsid", "stats64"]),
-    ("address", "ip -j addr", &["ifindex", "link_index", "link_netnsid"]),
+    ("link", "ip -j link", &["ifindex", "link_index", "link_netnsid", "stats64", "operstate"]),
+    ("address", "ip -j addr", &["ifindex", "link_index", "link_netnsid", "operstate"]),
     ("neighbour", "ip -j neigh show nud permanent", &["ifindex"]),
     ("route", "ip -j route show table all", &["flags"]),
     ("route6", "ip -j -6 route show table all", &["flags"]),
@@ -30,15 +31,6 @@ impl RouterState {
     fn difference(&self, earlier: &Self) -> Vec<String> {
         let gone = earlier.0.difference(&self.0).map(|line| format!("- {line}"));
         gone.chain(self.0.difference(&earlier.0).map(|line| format!("+ {line}"))).collect()
-    }
-
-    /// Asserts that it is the same as another.
-    ///
-    /// # Panics
-    /// When it is not, with what differs.
-    #[track_caller]
-    pub fn assert_is(&self, expected: &Self, when: &str) {
-        assert!(self == expected, "{when}:\n{}", self.difference(expected).join("\n"));
     }
 }
 
@@ -64,6 +56,14 @@ impl Wire {
         for (word, line, changing) in LISTS {
             for mut object in read(line).as_array().cloned().unwrap_or_default() {
                 without(&mut object, changing);
+                // What the kernel adds by itself follows from the addresses, a moment later.
+                if object["protocol"] == "kernel" {
+                    continue;
+                }
+                // The kernel notices a moment later that the other end of a link is up or gone.
+                if let Some(flags) = object.get_mut("flags").and_then(Value::as_array_mut) {
+                    flags.retain(|flag| flag != "LOWER_UP" && flag != "NO-CARRIER");
+                }
                 state.add(word, &object);
             }
         }
@@ -75,6 +75,20 @@ impl Wire {
             add_rules(&mut state, object);
         }
         state
+    }
+
+    /// Asserts that this is in force soon.
+    ///
+    /// # Panics
+    /// When it is not, with what differs.
+    #[track_caller]
+    pub fn assert_state(&self, expected: &RouterState, when: &str) {
+        let begin = Instant::now();
+        let mut found = self.state();
+        while found != *expected && begin.elapsed() < PATIENCE {
+            found = self.state();
+        }
+        assert!(found == *expected, "{when}:\n{}", found.difference(expected).join("\n"));
     }
 }
 
