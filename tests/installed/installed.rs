@@ -128,7 +128,8 @@ fn units_are_valid_and_hardened() {
         ("bailiwick-jails", 15),
         ("bailiwick-warden", 81),
         ("bailiwick-net", 26),
-        ("bailiwick-uplink", 52),
+        // It finds a router whose file is gone by the processes that serve it (CAP_SYS_PTRACE).
+        ("bailiwick-uplink", 55),
         ("bailiwick-uplink-check", 12),
         ("bailiwick-dns", 36),
     ] {
