@@ -67,11 +67,9 @@ fn only_root_changes_anything_and_only_jails_get_links() {
     assert_eq!((links(), wire.router().ok("ip -o link")), (before, in_router), "no link was made");
     assert_eq!(std::fs::read_to_string("/proc/net/dev").expect("links").lines().count(), machine);
 
-    for request in [
-        connect.clone(),
-        NetRequest::Update { tenant: name("alice") },
-        NetRequest::Disconnect { tenant: name("alice") },
-    ] {
+    for request in
+        [connect.clone(), NetRequest::Update { tenant: name("alice") }, NetRequest::Forget { tenant: name("alice") }]
+    {
         assert_failed(&wire.ask_as_reader(&request, &[]).expect("answers"), ExitStatus::Refused);
     }
     assert_failed(&wire.ask_as_reader(&connect, &[wire.space.fd().as_fd()]).expect("answers"), ExitStatus::Refused);

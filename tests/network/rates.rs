@@ -141,3 +141,12 @@ fn a_month_that_begins_while_nobody_looks_has_its_whole_volume() {
         talk.echo(100_000).expect("goes on");
     }
 }
+
+#[test]
+fn a_volume_is_looked_at_whatever_else_cannot_be() {
+    let wire = Wire::running(&[("alice", "month = { bytes = \"1M\", then = \"shape 64K\" }")]);
+    std::fs::write(wire.host.path("run/network/uplink.json"), "{").expect("writes");
+    until("it is told", || wire.net_log().contains("event=not-compared"));
+    Talk::open(&wire.jail("alice"), outside(80)).expect("connects").echo(1 << 20).expect("goes on");
+    until("she is held back", || wire.net_log().contains("tenant=alice event=month-over held_back=true"));
+}

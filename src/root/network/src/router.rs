@@ -245,12 +245,10 @@ impl Router {
             self.broken = Some(io::Error::other("bailiwick.toml gives jails other addresses, which need a new start"));
             return;
         }
-        let looked = self
-            .look_at_report(log)
-            .and_then(|()| self.look_at_kernel(log))
-            .and_then(|()| self.look_at_months(log))
-            .and_then(|()| self.forget_connections());
-        if let Err(error) = looked {
+        // One that fails keeps none of the others from being done.
+        let looked =
+            [self.look_at_report(log), self.look_at_kernel(log), self.look_at_months(log), self.forget_connections()];
+        for error in looked.into_iter().filter_map(Result::err) {
             log(&format!("event=not-compared reason={:?}", Failure::new(ExitStatus::Failed, &error).message));
         }
     }
@@ -462,9 +460,6 @@ impl Router {
             NetRequest::Hello => Ok(NetReply::Hello { version: env!("CARGO_PKG_VERSION").to_owned() }),
             NetRequest::Connect { tenant, number } => self.connect(&tenant, number, fds),
             NetRequest::Update { tenant } => self.update(&tenant),
-            NetRequest::Disconnect { tenant } => {
-                self.disconnect(&tenant).map(|()| NetReply::Done).map_err(|error| failed(&tenant, "disconnect", &error))
-            }
             NetRequest::Forget { tenant } => {
                 self.forget(&tenant).map(|()| NetReply::Done).map_err(|error| failed(&tenant, "forget", &error))
             }

@@ -48,11 +48,6 @@ pub enum NetRequest {
         /// The tenant.
         tenant: TenantName,
     },
-    /// Forget the walls of a tenant whose jail is gone. What it has used is kept. Only from root.
-    Disconnect {
-        /// The tenant.
-        tenant: TenantName,
-    },
     /// Forget what a tenant has used: its data is purged. Only from root.
     Forget {
         /// The tenant.
@@ -79,7 +74,7 @@ impl NetRequest {
     #[must_use]
     pub fn changes(&self) -> bool {
         match self {
-            Self::Connect { .. } | Self::Update { .. } | Self::Disconnect { .. } | Self::Forget { .. } => true,
+            Self::Connect { .. } | Self::Update { .. } | Self::Forget { .. } => true,
             Self::Hello | Self::Observe { .. } | Self::Traffic | Self::Connections { .. } | Self::Problems => false,
         }
     }
@@ -154,7 +149,6 @@ mod tests {
         let changes = [
             NetRequest::Connect { tenant: tenant.clone(), number: 1 },
             NetRequest::Update { tenant: tenant.clone() },
-            NetRequest::Disconnect { tenant: tenant.clone() },
             NetRequest::Forget { tenant },
         ];
         assert!(changes.iter().all(NetRequest::changes));
