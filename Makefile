@@ -4,6 +4,8 @@ PROFILE   ?= dev
 OUT       := $(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 TARGET    := $(shell uname -m)-unknown-linux-gnu
 STAGE     := target/stage/$(OUT)
+# The profile of the programs in the package.
+DEB_PROFILE ?= release
 CARGO     ?= cargo
 # PID 1 of a jail must need no loader, because it would find the tenant's. The login shell is static too, so that it loads
 # nothing that its environment names. It and the command line also start faster this way.
@@ -15,7 +17,7 @@ TEST_THREADS ?= $(shell echo $$(($$(nproc) + 1)))
 FUZZ_TIME ?= 60
 FUZZ_TARGETS := $(basename $(notdir $(wildcard fuzz/fuzz_targets/*.rs)))
 
-.PHONY: all help build stage stage-failpoints deps demo check test vm-test soak deb lint doc mutants fuzz fuzz-build fmt clean bench
+.PHONY: all help build stage stage-failpoints deps demo check test vm-test soak package deb lint doc mutants fuzz fuzz-build fmt clean bench
 
 all: build
 
@@ -29,19 +31,19 @@ build:
 
 ## stage: build every program of one profile into one directory, as an installation has them
 stage: deps
-	$(CARGO) build --locked --profile $(PROFILE) -p bailiwick-daemon -p bailiwick-warden -p bailiwick-network -p bailiwick-pam
+	$(CARGO) build --locked --profile $(PROFILE) -p bailiwick-daemon -p bailiwick-warden -p bailiwick-network -p bailiwick-exporter -p bailiwick-notify -p bailiwick-hooks -p bailiwick-pam
 	$(STATIC) $(CARGO) build --locked --profile $(PROFILE) -p bailiwick-cli -p bailiwick-init -p bailiwick-shell -p bailiwick-web -p bailiwick-lend -p bailiwick-mail --target $(TARGET)
 	mkdir -p $(STAGE)
-	install -m 0755 $(addprefix target/$(OUT)/,bailiwickd bailiwick-warden bailiwick-net) $(STAGE)
+	install -m 0755 $(addprefix target/$(OUT)/,bailiwickd bailiwick-warden bailiwick-net bailiwick-exporter bailiwick-notify bailiwick-hooks) $(STAGE)
 	install -m 0644 target/$(OUT)/libpam_bailiwick.so $(STAGE)/pam_bailiwick.so
 	install -m 0755 $(addprefix target/$(TARGET)/$(OUT)/,bailiwick bailiwick-shell) $(STAGE)
 	install -m 0711 $(addprefix target/$(TARGET)/$(OUT)/,bailiwick-init bailiwick-web bailiwick-lend bailiwick-mail) $(STAGE)
 
 ## stage-failpoints: the same, plus a warden and a bailiwick-net whose steps a test can make fail
 stage-failpoints: stage
-	$(CARGO) build --locked --profile $(PROFILE) -p bailiwick-warden -p bailiwick-network --features bailiwick-warden/failpoints,bailiwick-network/failpoints --target-dir target/failpoints
+	$(CARGO) build --locked --profile $(PROFILE) -p bailiwick-warden -p bailiwick-network --features bailiwick-warden/failpoints,bailiwick-network/failpoints
 	mkdir -p $(STAGE)/failpoints
-	install -m 0755 $(addprefix target/failpoints/$(OUT)/,bailiwick-warden bailiwick-net) $(STAGE)/failpoints
+	install -m 0755 $(addprefix target/$(OUT)/,bailiwick-warden bailiwick-net) $(STAGE)/failpoints
 	install -m 0711 $(addprefix $(STAGE)/,bailiwick-init bailiwick-web bailiwick-lend bailiwick-mail) $(STAGE)/failpoints
 
 ## deps: install the Debian packages that the build and the tests need
@@ -68,13 +70,16 @@ vm-test: deps
 soak: deps
 	tests/vm/suite all
 
-## deb: build the Debian package into target/deb, and check it with lintian
-deb:
+## package: build the Debian package into target/deb
+package:
 	debian/deps
 	rm -rf target/deb
 	mkdir -p target/deb
-	DEB_OUT=$(CURDIR)/target/deb debian/rules clean binary
+	DEB_OUT=$(CURDIR)/target/deb DEB_PROFILE=$(DEB_PROFILE) debian/rules clean binary
 	rm -rf debian/bailiwick debian/files debian/*.substvars debian/*.debhelper debian/*.debhelper.log debian/.debhelper debian/debhelper-build-stamp
+
+## deb: the same, and check it with lintian
+deb: package
 	lintian --fail-on error,warning target/deb/bailiwick_*.deb
 
 ## bench: measure start, stop and entry, and compare them with other tools as ratios

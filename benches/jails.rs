@@ -16,6 +16,7 @@ use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 /// The jails of a host.
 #[derive(Debug)]
@@ -67,12 +68,18 @@ impl<'a> Jails<'a> {
         assert_eq!(self.host.warden(request), WardenReply::Done, "{request:?}");
     }
 
-    /// Start, stop, and both together.
+    /// Start, stop, and both together, right after the last stop.
     pub(crate) fn phases(&self, tenant: &'static str) -> Subject<'_> {
+        self.phases_after(Duration::ZERO, tenant)
+    }
+
+    /// The same some time after the last stop: the kernel removes a network namespace later than its last process.
+    pub(crate) fn phases_after(&self, pause: Duration, tenant: &'static str) -> Subject<'_> {
         let start = WardenRequest::Start { tenant: name(tenant) };
         let stop = WardenRequest::Stop { tenant: name(tenant), hold: Hold::Keep };
         let names = ["start and stop", "start", "stop"].map(|phase| format!("bailiwick {tenant}: {phase}"));
         let run = move || {
+            std::thread::sleep(pause);
             let started = time(|| self.done(&start));
             let stopped = time(|| self.done(&stop));
             Ok(vec![started + stopped, started, stopped])

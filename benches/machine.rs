@@ -1,7 +1,6 @@
 //! The measured machine, and the memory that a jail uses.
 
 use crate::jails::Jails;
-use crate::rounds::quantile;
 use rustix::mount::{MountFlags, UnmountFlags};
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,8 +8,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-/// How often the kernel's memory is measured: other work on the machine changes it too.
-const MEMORY_ROUNDS: usize = 9;
 /// The kernel removes network namespaces and control groups in the background.
 const SETTLE: Duration = Duration::from_millis(300);
 
@@ -84,41 +81,35 @@ impl Drop for Runtime {
 /// Memory of jails that run only init.
 #[derive(Debug)]
 pub(crate) struct Memory {
-    /// Init of a single jail, in KiB (Pss).
-    pub(crate) init_alone: u64,
-    /// Init if many jails share its program, in KiB (Pss).
-    pub(crate) init_shared: u64,
-    /// Private memory of init, in KiB.
-    pub(crate) init_private: u64,
+    /// Number of jails that run together.
+    pub(crate) jails: usize,
     /// Kernel memory of one jail, in KiB: slabs, page tables, stacks, per-CPU memory.
     pub(crate) kernel: f64,
-    /// Number of jails that ran together.
-    pub(crate) jails: usize,
+    /// Private memory of init, in KiB.
+    pub(crate) init_private: u64,
+    /// Init with its share of the program that all jails share, in KiB (Pss).
+    pub(crate) init_shared: u64,
 }
 
-/// Measures the memory with these tenants.
-pub(crate) fn memory(jails: &Jails<'_>, tenants: &[String]) -> Memory {
-    jails.start(&tenants[0]);
-    let init_alone = smaps(jails.pid(&tenants[0]), &["Pss"]);
-    jails.stop(&tenants[0]);
-    let (mut kernel, mut init_shared, mut init_private) = (Vec::new(), 0, 0);
-    for _ in 0..MEMORY_ROUNDS {
-        std::thread::sleep(SETTLE);
-        let before = kernel_memory();
-        for tenant in tenants {
-            jails.start(tenant);
+/// Starts these tenants for the first time and measures their memory when so many run as `marks` say. What a jail has used before
+/// the kernel keeps for its next start, so a second start of the same tenants would look cheaper.
+pub(crate) fn memory(jails: &Jails<'_>, tenants: &[String], marks: &[usize], mut each: impl FnMut(Memory)) {
+    std::thread::sleep(SETTLE);
+    let before = kernel_memory();
+    for (index, tenant) in tenants.iter().enumerate() {
+        jails.start(tenant);
+        let running = index + 1;
+        if !marks.contains(&running) {
+            continue;
         }
         std::thread::sleep(SETTLE);
-        let after = kernel_memory();
-        #[expect(clippy::cast_precision_loss, reason = "some thousands")]
-        kernel.push((after as f64 - before as f64) / tenants.len() as f64);
-        init_shared = smaps(jails.pid(&tenants[0]), &["Pss"]);
-        init_private = smaps(jails.pid(&tenants[0]), &["Private_Dirty", "Private_Clean"]);
-        for tenant in tenants {
-            jails.stop(tenant);
-        }
+        let used = kernel_memory().saturating_sub(before);
+        #[expect(clippy::cast_precision_loss, reason = "some millions")]
+        let kernel = used as f64 / running as f64;
+        let pid = jails.pid(tenant);
+        let init_private = smaps(pid, &["Private_Dirty", "Private_Clean"]);
+        each(Memory { jails: running, kernel, init_private, init_shared: smaps(pid, &["Pss"]) });
     }
-    Memory { init_alone, init_shared, init_private, kernel: quantile(&kernel, 0.5), jails: tenants.len() }
 }
 
 fn smaps(pid: u32, keys: &[&str]) -> u64 {

@@ -18,24 +18,26 @@ mod rounds;
 use bailiwick_tests::Host;
 use bailiwick_types::ExitStatus;
 use jails::Jails;
-use machine::Machine;
 use peers::Peers;
-use report::{Report, Table, Unit};
+use report::{Earlier, Form, Report, Table, Unit};
 use rounds::{Subject, interleave};
 use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
-const USAGE: &str = "usage: bailiwick-bench [--rounds N] [--json] [network [--tenants N]]\n";
+const USAGE: &str =
+    "usage: bailiwick-bench [--rounds N] [--json] [--against JSON] [network [--tenants N] | memory [--tenants N]]\n";
 /// Number of jails that are started at once. A host of the tests has ids for 16 tenants.
 const MANY: usize = 10;
+/// Number of new jails whose memory is measured.
+const IDLE: usize = 200;
 /// A jail that always runs: without one, each start would create the shared parts and each stop remove them.
 const NEIGHBOUR: &str = "neighbour";
 
 /// The parsed arguments.
 #[derive(Debug)]
 enum Wanted {
-    Measure { what: What, rounds: usize, form: Form },
+    Measure { what: What, rounds: usize, form: Form, against: Option<String> },
     Floor { root: String, program: String, first_id: u32 },
 }
 
@@ -46,13 +48,8 @@ enum What {
     Jails,
     /// Their network, on a host with so many tenants.
     Network { tenants: usize },
-}
-
-/// The output format.
-#[derive(Debug, Clone, Copy)]
-enum Form {
-    Markdown,
-    Json,
+    /// The memory of up to so many idle jails.
+    Memory { tenants: usize },
 }
 
 fn main() -> ExitCode {
@@ -64,22 +61,25 @@ fn main() -> ExitCode {
         Some(Wanted::Floor { root, program, first_id }) => match floor::run(&root, &program, first_id) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
-                std::io::stderr().write_all(format!("floor: {error}\n").as_bytes()).ok();
+                say(&format!("floor: {error}"));
                 ExitStatus::Failed.into()
             }
         },
-        Some(Wanted::Measure { what, rounds, form }) => {
-            let report = match what {
-                What::Jails => measure(rounds),
-                What::Network { tenants } => {
-                    Report { machine: Machine::here(), rounds, tables: network::measure(tenants, rounds), memory: None }
+        Some(Wanted::Measure { what, rounds, form, against }) => {
+            let earlier = match against.map(|path| read_earlier(&path)).transpose() {
+                Ok(earlier) => earlier,
+                Err(why) => {
+                    say(&why);
+                    return ExitStatus::Invalid.into();
                 }
             };
-            let text = match form {
-                Form::Markdown => report.markdown(),
-                Form::Json => report.json(),
-            };
-            match std::io::stdout().write_all(text.as_bytes()) {
+            let mut report = Report::new(form, rounds, earlier);
+            match what {
+                What::Jails => measure(&mut report, rounds),
+                What::Network { tenants } => network::measure(&mut report, tenants, rounds),
+                What::Memory { tenants } => memory(&mut report, tenants),
+            }
+            match report.finish() {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(_) => ExitStatus::Failed.into(),
             }
@@ -87,8 +87,13 @@ fn main() -> ExitCode {
     }
 }
 
+fn read_earlier(path: &str) -> Result<Earlier, String> {
+    let text = std::fs::read_to_string(path).map_err(|error| format!("cannot read \"{path}\": {error}"))?;
+    Earlier::parse(&text).map_err(|error| format!("\"{path}\" is no result of --json: {error}"))
+}
+
 fn arguments() -> Option<Wanted> {
-    let (mut what, mut rounds, mut form) = (What::Jails, 200, Form::Markdown);
+    let (mut what, mut rounds, mut form, mut against) = (What::Jails, 200, Form::Markdown, None);
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
@@ -98,15 +103,17 @@ fn arguments() -> Option<Wanted> {
             }
             "--rounds" => rounds = arguments.next()?.parse().ok().filter(|rounds| *rounds > 0)?,
             "--json" => form = Form::Json,
+            "--against" => against = Some(arguments.next()?),
             "network" => what = What::Network { tenants: 1000 },
+            "memory" => what = What::Memory { tenants: 1000 },
             "--tenants" => match &mut what {
-                What::Network { tenants } => *tenants = arguments.next()?.parse().ok()?,
+                What::Network { tenants } | What::Memory { tenants } => *tenants = arguments.next()?.parse().ok()?,
                 What::Jails => return None,
             },
             _ => return None,
         }
     }
-    Some(Wanted::Measure { what, rounds, form })
+    Some(Wanted::Measure { what, rounds, form, against })
 }
 
 /// Prints what is being measured.
@@ -114,9 +121,7 @@ fn say(text: &str) {
     std::io::stderr().write_all(format!("bench: {text}\n").as_bytes()).ok();
 }
 
-fn measure(rounds: usize) -> Report {
-    let mut tables = Vec::new();
-    let memory;
+fn measure(report: &mut Report, rounds: usize) {
     {
         let mut host = Host::new();
         let _runtime = machine::Runtime::below(&host.path("run"));
@@ -132,12 +137,10 @@ fn measure(rounds: usize) -> Report {
         let jails = Jails::new(&host, peers.payload());
         jails.start(NEIGHBOUR);
         say("making and ending");
-        tables.push(making(rounds, &peers, &jails));
+        report.add(making(rounds, &peers, &jails));
         say("making ten at once");
-        tables.push(making_many((rounds / 4).max(1), &peers, &jails));
+        report.add(making_many((rounds / 4).max(1), &peers, &jails));
         jails.stop(NEIGHBOUR);
-        say("memory");
-        memory = machine::memory(&jails, &(0..MANY).map(many).collect::<Vec<_>>());
     }
     {
         let mut host = Host::new();
@@ -149,7 +152,7 @@ fn measure(rounds: usize) -> Report {
         jails.start("web");
         let container = peers.container();
         say("entering");
-        tables.extend(entering(rounds, &peers, &jails, &container));
+        entering(report, rounds, &peers, &jails, &container);
         jails.stop("web");
     }
     {
@@ -159,12 +162,39 @@ fn measure(rounds: usize) -> Report {
         host.start();
         host.ok(&["apply"]);
         say("doors");
-        tables.extend(doors(rounds, &Peers::new(&host), &host));
+        doors(report, rounds, &Peers::new(&host), &host);
     }
-    Report { machine: Machine::here(), rounds, tables, memory: Some(memory) }
+    memory(report, IDLE);
 }
 
-/// The name of one of the tenants that are started at once.
+/// The memory of idle jails that have never run before, for ten of them and for all. In each memory group the kernel keeps records
+/// of every file system of the host, so that the memory of a jail depends on how many there are.
+fn memory(report: &mut Report, tenants: usize) {
+    say("memory");
+    let mut host = Host::with_many_ids(u32::try_from(tenants.div_ceil(16) + 1).expect("not so many"));
+    let _runtime = machine::Runtime::below(&host.path("run"));
+    let names: Vec<String> = (0..=tenants).map(many).collect();
+    for name in &names {
+        host.declare(name, "web");
+    }
+    host.start_warden();
+    let jails = Jails::of(&host);
+    let (neighbour, names) = names.split_last().expect("there is one more");
+    jails.start(neighbour);
+    let mut marks = vec![tenants];
+    let mut mark = tenants / 2;
+    while mark >= 50 {
+        marks.push(mark);
+        mark /= 2;
+    }
+    marks.reverse();
+    machine::memory(&jails, names, &marks, |memory| report.add_memory(memory));
+    for name in names.iter().chain([neighbour]) {
+        jails.stop(name);
+    }
+}
+
+/// The name of one of many tenants.
 fn many(index: usize) -> String {
     format!("many-{index}")
 }
@@ -226,11 +256,12 @@ fn making_many(rounds: usize, peers: &Peers<'_>, jails: &Jails<'_>) -> Table {
 
 /// Entering a running jail.
 fn entering(
+    report: &mut Report,
     rounds: usize,
     peers: &Peers<'_>,
     jails: &Jails<'_>,
     container: &Result<peers::Container<'_>, String>,
-) -> Vec<Table> {
+) {
     let pid = jails.pid("web");
     let static_path = path(peers.payload());
     let payloads: [(&str, Vec<&str>, Vec<&str>); 3] = [
@@ -238,7 +269,6 @@ fn entering(
         ("the dynamic `/bin/true`", vec![peers::DYNAMIC], vec![peers::DYNAMIC]),
         ("`sh -c true`", vec!["/bin/sh", "-c", "true"], vec!["/bin/sh", "-c", "true"]),
     ];
-    let mut tables = Vec::new();
     for (what, outside, inside) in payloads {
         let mut subjects = vec![
             peers.native("native", &outside),
@@ -247,7 +277,7 @@ fn entering(
             peers.nsenter(pid, &inside),
             peers.crun_exec(container, &inside),
         ];
-        tables.push(Table {
+        report.add(Table {
             title: format!("Enter a running jail: {what}"),
             note:
                 "The jail is of profile `web` with every wall up; `nsenter` and this `crun` have no system-call filter \
@@ -258,14 +288,12 @@ fn entering(
             series: interleave(rounds, &mut subjects),
         });
     }
-    tables
 }
 
 /// Entering through the doors.
-fn doors(rounds: usize, peers: &Peers<'_>, host: &Host) -> Vec<Table> {
+fn doors(report: &mut Report, rounds: usize, peers: &Peers<'_>, host: &Host) {
     let bash = ["/bin/bash", "-c", doors::COMMAND];
     let shell = doors::Shell::new(host, "web");
-    let mut tables = Vec::new();
     {
         let jails = Jails::new(host, peers.payload());
         jails.start("web");
@@ -279,7 +307,7 @@ fn doors(rounds: usize, peers: &Peers<'_>, host: &Host) -> Vec<Table> {
             peers.lxc_attach(&lxc, &bash),
             peers.runc_exec(&runc, &bash),
         ];
-        tables.push(Table {
+        report.add(Table {
             title: "Enter by a door: `bash -c true`".to_owned(),
             note: "`bailiwick-shell` as sshd starts it. The jail is of profile `web` with every wall up; the peers have no \
                    system-call filter and no Landlock."
@@ -291,14 +319,13 @@ fn doors(rounds: usize, peers: &Peers<'_>, host: &Host) -> Vec<Table> {
     }
     let sshd = doors::Sshd::new(host, &shell, "web");
     let mut subjects = vec![sshd.plain(), sshd.through("web")];
-    tables.push(Table {
+    report.add(Table {
         title: "A whole login: `ssh USER@127.0.0.1 true`".to_owned(),
         note: "One sshd, keys of Ed25519. The user of the host gets the host; the tenant gets its jail.".to_owned(),
         unit: Unit::Ms,
         references: vec![0],
         series: interleave((rounds / 2).max(1), &mut subjects),
     });
-    tables
 }
 
 fn path(path: &Path) -> &str {

@@ -9,7 +9,7 @@
 //! Danger: the rules of tenants without jails are added to the router while `bailiwick-net` stands still, which would take them out.
 
 use crate::jails::Jails;
-use crate::report::{Table, Unit};
+use crate::report::{Report, Table, Unit};
 use crate::rounds::{Subject, interleave, time};
 use bailiwick_netfilter::nft::{Batch, NftSocket};
 use bailiwick_proto::{NetReply, NetRequest};
@@ -22,12 +22,15 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
+use std::time::Duration;
 
 /// A tenant of the comparison, with a network and without.
 const NETTED: &str = "netted";
 const BARE: &str = "bare";
 /// The tenant whose packets are measured. Its policy is that of all others.
 const SENDER: &str = "t1";
+/// After a stop, until the kernel has removed what the jail left.
+const PAUSE: Duration = Duration::from_millis(100);
 /// Packets of one round.
 const PACKETS: u32 = 5000;
 /// Bytes of one round's stream.
@@ -41,46 +44,62 @@ const AT_ONCE: usize = 1000;
 
 /// The outside's addresses for those without rules.
 const FORWARDED: Ipv4Addr = Ipv4Addr::new(203, 0, 116, 2);
+const MASQUERADED: Ipv4Addr = Ipv4Addr::new(203, 0, 118, 2);
 const DIRECT: Ipv4Addr = Ipv4Addr::new(203, 0, 117, 2);
 
-/// Joins `$1`, a sender, with the outside over two that forward (`$2`, `$3`) and another one directly (`$4`). It runs in the outside.
-const CHAIN: &str = "set -e
-ip link add plain type veth peer name out netns $3
-ip link add direct type veth peer name eth0 netns $4
+/// Joins `$1`, a sender, with the outside over two that forward (`$2`, `$3`). `$4` is the network at the outside, and `$5` the one
+/// of the others. It runs in the outside.
+const FORWARDING: &str = "set -e
+ip link add plain$4 type veth peer name out netns $3
 nsenter --net=/proc/$3/ns/net ip link add in type veth peer name out netns $2
 nsenter --net=/proc/$2/ns/net ip link add in type veth peer name eth0 netns $1
-ip addr add 203.0.116.2/24 dev plain && ip link set plain up
+ip addr add $4.2/24 dev plain$4 && ip link set plain$4 up
+ip route add $5.0.0/16 via $4.1
+nsenter --net=/proc/$3/ns/net sh -ec \"ip addr add $4.1/24 dev out; ip addr add $5.2.1/24 dev in; ip link set out up; ip link set in up
+    ip route add $5.1.0/24 via $5.2.2; ip route add default via $4.2; echo 1 > /proc/sys/net/ipv4/ip_forward\"
+nsenter --net=/proc/$2/ns/net sh -ec \"ip addr add $5.2.2/24 dev out; ip addr add $5.1.1/24 dev in; ip link set out up; ip link set in up
+    ip route add default via $5.2.1; echo 1 > /proc/sys/net/ipv4/ip_forward\"
+nsenter --net=/proc/$1/ns/net sh -ec \"ip addr add $5.1.2/24 dev eth0; ip link set eth0 up; ip route add default via $5.1.1\"";
+/// Joins `$1` with the outside directly. It runs in the outside.
+const DIRECTLY: &str = "set -e
+ip link add direct type veth peer name eth0 netns $1
 ip addr add 203.0.117.2/24 dev direct && ip link set direct up
-ip route add 10.77.0.0/16 via 203.0.116.1
-nsenter --net=/proc/$3/ns/net sh -ec 'ip addr add 203.0.116.1/24 dev out; ip addr add 10.77.2.1/24 dev in; ip link set out up; ip link set in up
-    ip route add 10.77.1.0/24 via 10.77.2.2; ip route add default via 203.0.116.2; echo 1 > /proc/sys/net/ipv4/ip_forward'
-nsenter --net=/proc/$2/ns/net sh -ec 'ip addr add 10.77.2.2/24 dev out; ip addr add 10.77.1.1/24 dev in; ip link set out up; ip link set in up
-    ip route add default via 10.77.2.1; echo 1 > /proc/sys/net/ipv4/ip_forward'
-nsenter --net=/proc/$1/ns/net sh -ec 'ip addr add 10.77.1.2/24 dev eth0; ip link set eth0 up; ip route add default via 10.77.1.1'
-nsenter --net=/proc/$4/ns/net sh -ec 'ip addr add 203.0.117.1/24 dev eth0; ip link set eth0 up'";
+nsenter --net=/proc/$1/ns/net sh -ec 'ip addr add 203.0.117.1/24 dev eth0; ip link set eth0 up'";
+/// What a host does for its jails, alone.
+const MASQUERADE: &str =
+    "nft 'table ip nat { chain out { type nat hook postrouting priority srcnat; oifname \"out\" masquerade; }; }'";
 
 /// Senders without rules.
 #[derive(Debug)]
 struct Plain {
     /// Over two that forward.
     forwarded: Space,
+    /// Over two that forward, the second of which masquerades.
+    masqueraded: Space,
     /// Directly at the outside.
     direct: Space,
-    _between: [Space; 2],
+    _between: [Space; 4],
 }
 
 impl Plain {
     fn new(outside: &Space) -> Self {
-        let spaces = [Space::new(), Space::new(), Space::new(), Space::new()];
-        let pids = spaces.each_ref().map(|space| space.pid().to_string());
-        outside.ok_with(CHAIN, &pids.each_ref().map(String::as_str));
-        let [forwarded, first, second, direct] = spaces;
-        Self { forwarded, direct, _between: [first, second] }
+        let chain = |outer, inner| {
+            let spaces = [Space::new(), Space::new(), Space::new()];
+            let [sender, first, second] = spaces.each_ref().map(|space| space.pid().to_string());
+            outside.ok_with(FORWARDING, &[&sender, &first, &second, outer, inner]);
+            spaces
+        };
+        let [forwarded, first, second] = chain("203.0.116", "10.77");
+        let [masqueraded, third, fourth] = chain("203.0.118", "10.78");
+        fourth.ok_with(MASQUERADE, &[]);
+        let direct = Space::new();
+        outside.ok_with(DIRECTLY, &[&direct.pid().to_string()]);
+        Self { forwarded, masqueraded, direct, _between: [first, second, third, fourth] }
     }
 }
 
 /// Measures a host with so many tenants that have a network.
-pub(crate) fn measure(tenants: usize, rounds: usize) -> Vec<Table> {
+pub(crate) fn measure(report: &mut Report, tenants: usize, rounds: usize) {
     let mut wire = Wire::new();
     // The ids of a test's host are too few.
     let config = std::fs::read_to_string(wire.host.path("etc/bailiwick.toml")).expect("the configuration");
@@ -99,14 +118,14 @@ pub(crate) fn measure(tenants: usize, rounds: usize) -> Vec<Table> {
     for tenant in tenants_of_all() {
         jails.start(tenant);
     }
-    let mut tables = vec![starts(&jails, tenants, rounds), requests(&wire, tenants, rounds)];
+    report.add(starts(&jails, tenants, rounds));
+    report.add(requests(&wire, tenants, rounds));
     let plain = Plain::new(&wire.outside);
-    tables.push(packets(&wire, &jails, &plain, tenants, rounds));
-    tables.push(streams(&wire, &jails, &plain, (rounds / 10).max(3)));
+    report.add(packets(&wire, &jails, &plain, tenants, rounds));
+    report.add(streams(&wire, &jails, &plain, (rounds / 10).max(3)));
     for tenant in tenants_of_all() {
         jails.stop(tenant);
     }
-    tables
 }
 
 const IDS: &str = "ids = { first = 1000000000, per_tenant = 65536 }";
@@ -116,7 +135,7 @@ fn starts(jails: &Jails<'_>, tenants: usize, rounds: usize) -> Table {
     crate::say("starts");
     jails.stop(NETTED);
     jails.stop(BARE);
-    let mut subjects = [jails.phases(BARE), jails.phases(NETTED)];
+    let mut subjects = [jails.phases_after(PAUSE, BARE), jails.phases_after(PAUSE, NETTED)];
     let mut series = interleave(rounds, &mut subjects);
     // "start" of each, and "stop".
     let start = |name: &str| format!("bailiwick {name}: start");
@@ -125,7 +144,7 @@ fn starts(jails: &Jails<'_>, tenants: usize, rounds: usize) -> Table {
     });
     Table {
         title: format!("A start with a network and without, beside {tenants} tenants with one"),
-        note: "Through the warden's socket, of profile `web`.".to_owned(),
+        note: format!("Through the warden's socket, of profile `web`, {} ms after the last stop.", PAUSE.as_millis()),
         unit: Unit::Us,
         references: vec![series.iter().position(|series| series.name == start(BARE)).expect("it was measured")],
         series,
@@ -169,6 +188,7 @@ fn packets(wire: &Wire, jails: &Jails<'_>, plain: &Plain, tenants: usize, rounds
     let jail = Space::of(jails.pid(SENDER));
     let mut few = [
         datagrams("three steps, no rules", &plain.forwarded, FORWARDED),
+        datagrams("three steps, masqueraded", &plain.masqueraded, MASQUERADED),
         datagrams("one step, no rules", &plain.direct, DIRECT),
         datagrams(&format!("a jail, rules of {tenants} tenants"), &jail, OUTSIDE_V4),
     ];
@@ -178,6 +198,7 @@ fn packets(wire: &Wire, jails: &Jails<'_>, plain: &Plain, tenants: usize, rounds
     add_rules(wire, u32::try_from(tenants).expect("not so many") + 100);
     let mut many = [
         datagrams("three steps, no rules, again", &plain.forwarded, FORWARDED),
+        datagrams("three steps, masqueraded, again", &plain.masqueraded, MASQUERADED),
         datagrams(&format!("a jail, rules of {MOST_RULES} tenants"), &jail, OUTSIDE_V4),
     ];
     series.extend(interleave(rounds, &mut many));
@@ -188,7 +209,7 @@ fn packets(wire: &Wire, jails: &Jails<'_>, plain: &Plain, tenants: usize, rounds
             "A datagram of 64 bytes as its sender sees it, mean of {PACKETS}. The host masquerades that of the jail."
         ),
         unit: Unit::Us,
-        references: vec![0],
+        references: vec![0, 1],
         series,
     }
 }
@@ -221,10 +242,15 @@ fn add_rules(wire: &Wire, first: u32) {
             let mut batch = Batch::new();
             for number in numbers {
                 let addresses = pools.tenant(*number).expect("an address");
-                let rules = TenantRules { number: *number, addresses, network: &network, links: Vec::new(), used: 0 };
-                for (name, elements) in
-                    router::tenant(&rules, &policy.name).into_iter().chain(router::counters(*number))
-                {
+                let rules = TenantRules {
+                    number: *number,
+                    addresses,
+                    network: &network,
+                    policy: policy.number,
+                    links: Vec::new(),
+                    used: 0,
+                };
+                for (name, elements) in router::tenant(&rules).into_iter().chain(router::counters(*number)) {
                     let set = sets.iter().find(|set| set.name == name).expect("a set of the table");
                     batch.add_elements(router::TABLE, set, &elements);
                 }
@@ -268,6 +294,7 @@ fn streams(wire: &Wire, jails: &Jails<'_>, plain: &Plain, rounds: usize) -> Tabl
     let jail = Space::of(jails.pid(SENDER));
     let places = [
         ("three steps, no rules", &plain.forwarded, FORWARDED),
+        ("three steps, masqueraded", &plain.masqueraded, MASQUERADED),
         ("one step, no rules", &plain.direct, DIRECT),
         ("a jail", &jail, OUTSIDE_V4),
     ];
@@ -287,7 +314,7 @@ fn streams(wire: &Wire, jails: &Jails<'_>, plain: &Plain, rounds: usize) -> Tabl
         title: "A stream".to_owned(),
         note: format!("{} MiB over one connection of TCP.", STREAM >> 20),
         unit: Unit::Ms,
-        references: vec![0, 3],
+        references: vec![0, 4],
         series,
     }
 }

@@ -162,7 +162,7 @@ mod tests {
         }
         let report =
             Table { title: "a table".to_owned(), note: String::new(), unit: Unit::Ms, references: vec![0], series };
-        assert!(report.markdown().contains("| never | failed: it is not there |"), "{}", report.markdown());
+        assert!(report.markdown(None).contains("| never | failed: it is not there |"), "{report:?}");
         assert_eq!(report.json()["rows"][1]["failure"], "it is not there");
         assert!(report.json()["rows"][0]["failure"].is_null() && report.json()["rows"][0]["rounds"] == 4);
     }

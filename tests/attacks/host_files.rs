@@ -21,7 +21,8 @@ fn mount_points(host: &Host, profile: &str, chosen: fn(&Source) -> bool) -> Vec<
 
 /// Sources that are not the tenant's own. A new kind of source counts as foreign unless it is listed here.
 fn not_the_tenants(source: &Source) -> bool {
-    !matches!(source, Source::Storage(_) | Source::Tmpfs { .. } | Source::Mqueue | Source::Devpts | Source::Mask)
+    let of_jail = matches!(source, Source::JailTmpfs(_) | Source::Tmpfs { .. } | Source::Mqueue | Source::Devpts);
+    !of_jail && !matches!(source, Source::Storage(_) | Source::Mask)
 }
 
 /// Sources that show files of the host, without copies that the tenant can change.

@@ -122,3 +122,36 @@ fn procfs_and_sysfs_show_nothing_of_the_host_that_is_masked() {
         }
     }
 }
+
+/// The root, `/run`, `/dev` and the masks are one file system, of which each mount shows a part.
+#[test]
+fn nothing_leads_from_one_part_of_the_jails_tmpfs_to_another_and_a_full_one_breaks_nothing() {
+    let host = host();
+    for tenant in profiles() {
+        let devices = r#"awk '$9 == "tmpfs" || $8 == "tmpfs" { print $3, $5 }' /proc/self/mountinfo"#;
+        let (_, mounts, _) = host.inside(tenant, devices);
+        let device = |target: &str| {
+            let found = mounts.lines().filter_map(|line| line.split_once(' ')).find(|(_, other)| *other == target);
+            found.map(|(device, _)| device.to_owned())
+        };
+        assert!(device("/run").is_some() && device("/run") == device("/dev"), "{tenant}: {mounts}");
+        assert!(device("/run") == device("/sys"), "{tenant}: {mounts}");
+        assert!(tenant == "system" || device("/") == device("/run"), "{tenant}: {mounts}");
+        for own in ["/tmp", "/dev/shm"] {
+            assert!(
+                device(own).is_some_and(|own| Some(own) != device("/run")),
+                "{tenant}: {own} has a size of its own"
+            );
+        }
+        // No name moves to another part or is linked there, and the parts that are read-only stay so.
+        let line = "echo x > /run/own; perl -e 'rename(\"/run/own\", \"/dev/own\") and print \"moved\\n\"; \
+                    link(\"/run/own\", \"/dev/own\") and print \"linked\\n\"'; rm /run/own; \
+                    touch /sys/written 2> /dev/null && echo written; chmod 777 /sys 2> /dev/null && echo changed; true";
+        assert_eq!(host.inside(tenant, line).1, "", "{tenant}");
+        let (_, size, _) =
+            host.inside(tenant, "dd if=/dev/zero of=/run/full bs=64k 2> /dev/null; stat -c %s /run/full");
+        let size: u64 = size.trim().parse().expect("a size");
+        assert!((15 << 20..=17 << 20).contains(&size), "{tenant}: {size} bytes");
+        assert_eq!(host.inside(tenant, "rm /run/full && echo alive").1, "alive\n", "{tenant}");
+    }
+}

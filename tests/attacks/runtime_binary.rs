@@ -28,7 +28,7 @@ fn an_init_that_tenants_could_read_is_refused() {
     let host = host();
     let dir = tempfile::tempdir().expect("a temporary directory");
     let copy = dir.path().join("init");
-    std::fs::copy(stage().join("bailiwick-init"), &copy).expect("copies");
+    bailiwick_tests::copy_program(&stage().join("bailiwick-init"), &copy);
     for (mode, is_refused) in [(0o755, true), (0o750, true), (0o711, false)] {
         std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(mode)).expect("chmod");
         let mut command = std::process::Command::new(stage().join("bailiwick-warden"));

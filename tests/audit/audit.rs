@@ -132,7 +132,10 @@ fn end(mut child: Child) {
     for child in children.split_whitespace() {
         Command::new("kill").args(["-9", child]).status().expect("kill runs");
     }
-    child.kill().expect("kill");
+    // nsenter that has forked ends once its child is gone.
+    if children.trim().is_empty() {
+        child.kill().expect("kill");
+    }
     child.wait().expect("wait");
 }
 

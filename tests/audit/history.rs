@@ -40,6 +40,54 @@ fn until<T>(what: &str, time: Duration, mut look: impl FnMut() -> Option<T>) -> 
     }
 }
 
+/// The warden's unit has a umask that takes all rights from others, and `bailiwickd` reads the control groups as one of them.
+#[test]
+fn what_tenants_use_is_known_whatever_the_umask_is() {
+    let mut host = Host::new();
+    host.declare("alice", "web");
+    host.run_through(&["sh", "-c", "umask 0077; exec \"$@\"", "sh"].map(str::to_owned));
+    host.start();
+    host.ok(&["apply"]);
+    let text = host.ok(&["usage", "--now"]);
+    let mut rows = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let (header, alice) = (rows.next().expect("a header"), rows.next().expect("alice"));
+    let column = header.iter().position(|name| *name == "TASKS").expect("a column");
+    assert!(alice[column].parse::<u64>().is_ok_and(|tasks| tasks > 0), "{text}");
+}
+
+/// The report of the host has both tenants, the page of a tenant nothing of the other, and a command of a session is only
+/// text. `busy` has three sessions; `large` was killed for its memory.
+fn reports_tell_what_was_measured(host: &Host) {
+    let report = json(host, &["report", "--since", "1h"]);
+    assert_eq!(
+        (report["scope"].as_str(), report["gaps"].as_array().map(Vec::len)),
+        (Some("host"), Some(0)),
+        "{report}"
+    );
+    let busy = &report["tenants"][0];
+    assert_eq!((busy["name"].as_str(), busy["sessions"].as_array().map(Vec::len)), (Some("busy"), Some(3)), "{busy}");
+    assert!(busy["history"].as_array().is_some_and(|points| !points.is_empty()), "{busy}");
+    assert!(busy["audit"]["limits"].as_array().is_some_and(|limits| !limits.is_empty()), "{busy}");
+    let text = host.ok(&["report"]);
+    assert!(
+        text.contains("the limit memory was hit once") && text.contains("the limit sessions was hit once"),
+        "{text}"
+    );
+
+    let page = host.ok(&["report", "--html"]);
+    for part in ["<h1>", "id=\"tenant-busy\"", "id=\"tenant-large\"", "<svg role=\"img\"", "default-src 'none'"] {
+        assert!(page.contains(part), "{part} is not in {page}");
+    }
+    assert!(page.contains("&lt;script&gt;alert(1)&lt;/script&gt;") && !page.contains("<script"), "{page}");
+    let file = host.path("large.html");
+    host.ok(&["report", "large", "--html", "--output", &file.display().to_string()]);
+    let page = std::fs::read_to_string(&file).expect("a page");
+    assert!(page.contains("<h1>large</h1>") && !page.contains("busy"), "nothing of its neighbour");
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&file).expect("a file").permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    assert_eq!(host.cli(&["report", "nemo"]).status.code(), Some(3));
+}
+
 /// As a host process with the id of a tenant's user, like a login through a door: reads its own data, and no other.
 /// `own` is an incident of the tenant, `other` one of another.
 fn a_tenant_sees_its_own_without_root(host: &Host, own: u64, other: u64) {
@@ -57,8 +105,7 @@ fn a_tenant_sees_its_own_without_root(host: &Host, own: u64, other: u64) {
             .expect("setpriv runs")
     };
     // Other users may have no access to the directory of the programs.
-    std::fs::create_dir_all(host.path("bin")).expect("mkdir");
-    std::fs::copy(bailiwick_tests::stage().join("bailiwick"), host.path("bin/bailiwick")).expect("copies");
+    bailiwick_tests::copy_program(&bailiwick_tests::stage().join("bailiwick"), &host.path("bin/bailiwick"));
     let text = |output: &std::process::Output| {
         format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
     };
@@ -75,6 +122,11 @@ fn a_tenant_sees_its_own_without_root(host: &Host, own: u64, other: u64) {
     let (own_only, unknown) = (Some(5), Some(3));
     assert_eq!(ask(&["usage", "large"]).status.code(), own_only);
     assert_eq!(ask(&["history", "large"]).status.code(), own_only);
+    let page = ask(&["report", "--html"]);
+    assert!(page.status.success(), "{}", text(&page));
+    assert!(text(&page).contains("<h1>busy</h1>") && !text(&page).contains("large"), "nothing of its neighbour");
+    assert!(!text(&page).contains("Open sessions"), "what only operators may ask for");
+    assert_eq!(ask(&["report", "large"]).status.code(), own_only);
     assert_eq!(ask(&["incidents", "--show", &other.to_string()]).status.code(), unknown);
     for command in [&["list"][..], &["audit"], &["apply"], &["stop", "busy"], &["show", "busy"], &["audit", "--verify"]]
     {
@@ -91,7 +143,8 @@ fn a_minute_of_two_tenants_is_measured() {
     host.start();
     host.ok(&["apply"]);
     let spin = spawn_inside(&host, "busy", "timeout 80 sh -c 'while :; do :; done'");
-    let mut held = [spawn_inside(&host, "busy", "sleep 80"), spawn_inside(&host, "busy", "sleep 80")];
+    let named = "sleep 80 # <script>alert(1)</script>";
+    let mut held = [spawn_inside(&host, "busy", named), spawn_inside(&host, "busy", "sleep 80")];
     std::thread::sleep(Duration::from_secs(1));
     let refused = host.cli(&["exec", "busy", "--", "true"]);
     assert_eq!(refused.status.code(), Some(125), "three sessions are the limit");
@@ -147,6 +200,7 @@ fn a_minute_of_two_tenants_is_measured() {
     assert_eq!(host.cli(&["history", "nemo"]).status.code(), Some(3));
     assert_eq!(host.cli(&["usage", "--since", "soon"]).status.code(), Some(2));
 
+    reports_tell_what_was_measured(&host);
     a_tenant_sees_its_own_without_root(
         &host,
         cpu["id"].as_u64().expect("a number"),

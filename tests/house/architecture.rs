@@ -58,7 +58,7 @@ const MACROS: &[&str] = &[
 
 /// The programs that run as root of the host, and how many lines of our own code each may be made of, without comments and
 /// tests. Raise a budget only after looking for what else could leave the program.
-const BUDGETS: &[(&str, usize)] = &[("warden", 27_500), ("network", 26_500), ("pam", 16_500)];
+const BUDGETS: &[(&str, usize)] = &[("warden", 29_700), ("network", 28_900), ("pam", 18_300)];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()
@@ -300,6 +300,29 @@ fn settings(unit: &str) -> Vec<(String, String)> {
     let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let lines = text.lines().filter(|line| !line.starts_with('#'));
     lines.filter_map(|line| line.split_once('=')).map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+}
+
+/// The setting makes openat2(2) fail, by which every program of ours opens the files of the policy.
+#[test]
+fn no_unit_forbids_the_call_that_opens_files() {
+    let units = fs::read_dir(root().join("systemd")).expect("lists").flatten();
+    let names = units.filter_map(|unit| unit.file_name().into_string().ok()).filter(|name| name.ends_with(".service"));
+    let names: Vec<String> = names.collect();
+    assert!(names.len() > 8, "{names:?}");
+    for unit in names {
+        assert!(!settings(&unit).iter().any(|(key, value)| key == "RestrictSUIDSGID" && value != "no"), "{unit}");
+    }
+}
+
+/// The child that looks up the names in `allow` asks DNS itself on a host without nss-resolve.
+#[test]
+fn the_uplinks_unit_lets_names_be_looked_up() {
+    let found = settings("bailiwick-uplink.service");
+    let families = found.iter().find(|(key, _)| key == "RestrictAddressFamilies").map(|(_, value)| value.as_str());
+    assert_eq!(families, Some("AF_UNIX AF_NETLINK AF_INET AF_INET6"));
+    for barred in ["IPAddressDeny", "IPAddressAllow", "PrivateNetwork"] {
+        assert!(!found.iter().any(|(key, _)| key == barred), "{barred}");
+    }
 }
 
 /// Settings that a comment in the unit explains, or that a jail inherits.

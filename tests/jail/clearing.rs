@@ -124,7 +124,6 @@ fn a_jail_whose_process_cannot_be_killed_is_clearing_and_delays_nobody() {
 
     drop(frozen);
     until("it is cleared", || !roster(&host)["alice"].clearing);
-    // The disk reserve exceeds this small file system, which is a problem of its own.
     let reply = host.warden(&WardenRequest::Problems);
     assert!(matches!(&reply, WardenReply::Problems { tenants, .. } if tenants.is_empty()), "{reply:?}");
     assert_eq!(host.warden(&start("alice")), WardenReply::Done);

@@ -639,7 +639,8 @@ fn a_changed_reserve_is_applied_by_a_running_and_a_new_warden() {
     let host = &bounded.host;
     set(host, all);
     until("it is told", || said(host, &["status"]).1.contains("at most half"));
-    host.ok(&["restart", "web"]);
+    // What is asked is done with the reserve in force, and says so.
+    assert_eq!(said(host, &["restart", "web"]).0, Some(7));
     host.write("etc/tenants.d/later.toml", "plan = \"web\"\n");
     assert!(said(host, &["apply", "later"]).1.contains("at most half"));
     assert!(said(host, &["doctor"]).1.contains("half of the file system"));

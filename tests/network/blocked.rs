@@ -5,7 +5,7 @@ use bailiwick_plan::network::{GATEWAY_MAC, GATEWAY_V4, JAIL_MAC};
 use bailiwick_tests::until;
 use bailiwick_tests::wire::{Talk, Wire, ask_udp, serve, udp_v6};
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
 /// Everything, as far as a policy can say so.
@@ -19,11 +19,11 @@ fn metadata_private_addresses_and_those_that_embed_them() {
     let jail = wire.jail("alice");
     let arrivals = wire.arrivals();
     let at_host = wire.arrivals_at_host();
-    let v4 = "169.254.169.254 10.0.0.1 10.255.255.255 172.16.0.1 172.31.255.255 192.168.0.1 192.168.255.255 100.64.0.1 \
+    let v4 = "168.63.129.16 169.254.169.254 10.0.0.1 10.255.255.255 172.16.0.1 172.31.255.255 192.168.0.1 192.168.255.255 100.64.0.1 \
               100.127.255.254 192.0.0.8 198.19.0.1 240.0.0.1 203.0.115.1";
     let v6 = "fd00:ec2::254 fd12::1 2001:db8::1 2002:a9fe:a9fe::1 64:ff9b::a9fe:a9fe 64:ff9b:1::1 2001::1 2a00:6::1";
     let all: Vec<IpAddr> = v4.split(' ').chain(v6.split(' ')).filter_map(|text| text.trim().parse().ok()).collect();
-    assert_eq!(all.len(), 21);
+    assert_eq!(all.len(), 22);
     for address in &all {
         let to = SocketAddr::new(*address, 80);
         assert_refused(Talk::open(&jail, to), to);
@@ -131,4 +131,37 @@ fn other_tenants_that_run_and_that_do_not() {
     wire.settle_in("bob", &in_bob);
     assert_nothing(&in_bob, "<direct>", "in bob's jail");
     drop(server);
+}
+
+/// Docker and kube-proxy lead addresses of the host to private ones, also such as the router has not heard of yet.
+#[test]
+fn what_the_host_leads_elsewhere_is_led_nowhere_from_a_jail() {
+    let mut wire = Wire::new();
+    wire.start(&[("alice", ALL)]);
+    let jail = wire.jail("alice");
+    let (v4, v6) = (at("203.0.115.1", 80), at("2a00:6::1", 80));
+    for to in [v4, v6] {
+        Talk::open(&jail, to).expect("it is allowed");
+    }
+    wire.space.ok("nft -f - <<'RULES'
+table inet docker {
+    chain prerouting {
+        type nat hook prerouting priority -100
+        ip daddr 203.0.115.1 dnat ip to 10.9.8.7
+        ip6 daddr 2a00:6::1 dnat ip6 to fd00:9::7
+    }
+}
+RULES");
+    let arrivals = wire.arrivals();
+    for to in [v4, v6] {
+        jail.send(to, "<elsewhere>");
+        let connected = jail.run(|| TcpStream::connect_timeout(&to, Duration::from_millis(300)));
+        connected.expect_err("no connection either");
+    }
+    wire.settle("alice", &arrivals);
+    assert_nothing(&arrivals, "<elsewhere>", "outside");
+    let elsewhere = ["10.9.8.7", "fd00:9::7"].map(|text| text.parse::<IpAddr>().expect("an address"));
+    let wrong = arrivals.matching(|packet| elsewhere.iter().any(|address| packet.is_for(*address)));
+    assert!(wrong.is_empty(), "{wrong:?}");
+    Talk::open(&jail, outside(80)).expect("all others");
 }

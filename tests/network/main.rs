@@ -14,6 +14,7 @@ mod errors;
 mod fragments;
 mod kills;
 mod links;
+mod names;
 mod other_addresses;
 mod outbound;
 mod policy;

@@ -1,6 +1,7 @@
 //! Other addresses of jails in `bailiwick.toml` while jails run.
 
 use crate::outside;
+use bailiwick_proto::{NetReply, NetRequest};
 use bailiwick_tests::until;
 use bailiwick_tests::wire::{Talk, Wire};
 use std::net::Ipv4Addr;
@@ -66,4 +67,20 @@ fn another_prefix_waits_until_no_jail_has_an_address_of_the_last_one() {
         let left = space.ok("ip -o addr; ip route show table all; ip neigh show nud permanent");
         assert!(!left.contains("100.64.0."), "{left}");
     }
+}
+
+#[test]
+fn other_ports_of_the_host_are_no_damage() {
+    let mut wire = Wire::with(", ports = \"40000-40009\"");
+    wire.start(&[("alice", "")]);
+    let repaired = || match wire.ask(&NetRequest::Problems) {
+        NetReply::Problems(problems) => problems.iter().any(|problem| problem.text.contains("was put back")),
+        other => panic!("{other:?}"),
+    };
+    wire.configure(", ports = \"41000-41009\"");
+    assert!(wire.uplink().contains("bailiwick_uplink"), "it has other rules");
+    assert!(!repaired());
+    wire.space.ok("nft delete table inet bailiwick_uplink");
+    wire.uplink();
+    assert!(repaired(), "what somebody has removed is");
 }

@@ -3,7 +3,8 @@
 use crate::{assert_refused, outside, outside_v6};
 use bailiwick_proto::NetReply;
 use bailiwick_tests::until;
-use bailiwick_tests::wire::{Talk, Wire};
+use bailiwick_tests::wire::{Space, Talk, Wire};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Instant;
 
 /// The bytes a second that come back over a connection, as a share of 1 MiB.
@@ -113,6 +114,32 @@ fn nothing_passes_when_the_volume_of_the_month_is_used_up() {
     wire.declare("alice", "month = { bytes = \"8M\", then = \"stop\" }");
     assert_eq!(wire.update("alice"), NetReply::Done);
     Talk::open(&wire.jail("alice"), outside(80)).expect("connects again");
+}
+
+#[test]
+fn what_is_refused_costs_nobody_any_volume() {
+    let stop = "month = { bytes = \"1M\", then = \"stop\" }";
+    let wire = Wire::running(&[("alice", stop), ("bob", stop)]);
+    let (alice, bob) = (wire.jail("alice"), wire.jail("bob"));
+    let (alice4, alice6) = wire.addresses("alice");
+    let flood = |space: &Space, to: SocketAddr| {
+        let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let socket = space.run(|| UdpSocket::bind((any, 0))).expect("binds");
+        for _ in 0..2000 {
+            // The answer to an earlier packet comes with the next one.
+            socket.send_to(&[7; 1200], to).ok();
+        }
+    };
+    // Of her own to what nobody reaches, and of a neighbour's to her.
+    flood(&alice, SocketAddr::from(([169, 254, 169, 254], 9)));
+    for to in [SocketAddr::from((alice4, 9)), SocketAddr::from((alice6, 9))] {
+        flood(&bob, to);
+    }
+    for (name, jail) in [("alice", &alice), ("bob", &bob)] {
+        let mut talk = Talk::open(jail, outside(80)).unwrap_or_else(|error| panic!("{name}: {error}"));
+        talk.echo(200_000).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert!(talk.echo(4 << 20).is_err(), "{name}: what passes is counted");
+    }
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! Programs end and start while a jail sends: what was used never goes back, and is never less than what was on the wire.
 
 use crate::{outside, outside_v6};
+use bailiwick_proto::{NetReply, NetRequest};
 use bailiwick_sys::process;
-use bailiwick_tests::until;
 use bailiwick_tests::wire::{Counted, Space, Talk, Wire};
+use bailiwick_tests::{SetAtEnd, until};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 fn bytes(counted: Counted) -> u64 {
@@ -52,6 +53,7 @@ fn whatever_is_killed_while_a_jail_sends_it_pays_for_all_of_it_once() {
             }
             rounds
         });
+        let over = SetAtEnd(&is_over);
         let (mut month, mut traffic) = (0, 0);
         for round in 0..9 {
             match round % 3 {
@@ -67,7 +69,7 @@ fn whatever_is_killed_while_a_jail_sends_it_pays_for_all_of_it_once() {
             assert!(now.0 >= month && now.1 > traffic, "round {round}: {now:?} after {month} and {traffic}");
             (month, traffic) = now;
         }
-        is_over.store(true, Ordering::Relaxed);
+        drop(over);
         assert!(sends.join().expect("it sends") > 0);
     });
     wait_until_counted(&wire, since);
@@ -117,4 +119,58 @@ fn what_passes_before_lost_counts_are_looked_at_is_counted() {
     until("the rules are back", || wire.net_log().matches("the router had no rules").count() == 2);
     talk(&jail, 500_000);
     wait_until_counted(&wire, since);
+}
+
+#[test]
+fn a_file_with_an_error_cuts_nobody_off_when_bailiwick_net_starts() {
+    let mut wire = Wire::running(&[("alice", ""), ("bob", "")]);
+    let mut open = Talk::open(&wire.jail("alice"), outside(80)).expect("connects");
+    let path = wire.host.path("etc/tenants.d/alice.toml");
+    let text = std::fs::read_to_string(&path).expect("her file");
+    for broken in [format!("{text}\nnonsense = 1\n"), "plan = \"".to_owned(), String::new()] {
+        std::fs::write(&path, &broken).expect("writes");
+        wire.kill_network();
+        wire.start_network();
+        open.echo(1000).unwrap_or_else(|error| panic!("{broken:?}: an open connection: {error}"));
+        Talk::open(&wire.jail("alice"), outside(80)).unwrap_or_else(|error| panic!("{broken:?}: {error}"));
+    }
+}
+
+fn problems(wire: &Wire) -> Vec<String> {
+    match wire.ask(&NetRequest::Problems) {
+        NetReply::Problems(problems) => {
+            problems.into_iter().map(|problem| format!("{} {}", problem.finding, problem.text)).collect()
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn what_was_put_right_is_told_also_after_a_restart() {
+    let mut wire = Wire::running(&[("alice", "")]);
+    assert_eq!(problems(&wire), [""; 0], "a first start puts nothing right");
+    let tells = |wire: &Wire, what: [&str; 2]| {
+        problems(wire).iter().any(|problem| what.iter().all(|word| problem.contains(word)))
+    };
+    wire.router().ok("nft flush ruleset");
+    until("it is told", || tells(&wire, ["BW122", "the router had no rules"]));
+    wire.space.ok("nft delete table inet bailiwick_uplink");
+    wire.uplink();
+    until("it is told", || tells(&wire, ["BW124", "put back on the host's side"]));
+    let written = || std::fs::read_to_string(wire.host.path("state/network/found.json")).unwrap_or_default();
+    until("both are written down", || ["BW122", "BW124"].iter().all(|id| written().contains(id)));
+    wire.kill_network();
+    wire.start_network();
+    assert!(tells(&wire, ["BW122", "the router had no rules"]), "{:?}", problems(&wire));
+    assert!(tells(&wire, ["BW124", "put back on the host's side"]), "{:?}", problems(&wire));
+    wire.kill_network();
+    std::fs::remove_file(wire.host.path("state/network/usage.json")).expect("it is there");
+    wire.start_network();
+    assert!(tells(&wire, ["BW121", "are cut off"]), "{:?}", problems(&wire));
+    let refused = wire.host.cli(&["network", "alice"]);
+    let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(text.contains("`bailiwick restart alice` connects it"), "{text}");
+    wire.host.ok(&["restart", "alice"]);
+    assert!(!tells(&wire, ["BW121", "are cut off"]), "{:?}", problems(&wire));
+    Talk::open(&wire.jail("alice"), outside(80)).expect("connects");
 }

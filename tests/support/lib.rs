@@ -68,6 +68,38 @@ fn run(command: &mut Command) {
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// Copies a program with its mode, by another process: a descriptor of this one that is open for writing may be in a child that another
+/// test has just made, and then nobody can execute the file (`ETXTBSY`).
+///
+/// # Panics
+/// When it cannot.
+pub fn copy_program(from: &Path, to: &Path) {
+    let status = Command::new("install").args(["-D", "-m", "755"]).args([from, to]).status().expect("install runs");
+    assert!(status.success(), "{} to {}", from.display(), to.display());
+}
+
+/// Writes a script that can be executed, by another process as [`copy_program`] does.
+///
+/// # Panics
+/// When it cannot.
+pub fn write_program(path: &Path, text: &str) {
+    let mut install = Command::new("install");
+    install.args(["-D", "-m", "755", "/dev/stdin"]).arg(path);
+    let mut written = install.stdin(Stdio::piped()).spawn().expect("install runs");
+    written.stdin.take().expect("a pipe").write_all(text.as_bytes()).expect("takes it");
+    assert!(written.wait().expect("ends").success(), "{}", path.display());
+}
+
+/// Sets a flag when it is dropped, also by a failed assertion: a thread that looks at the flag ends then, and the test with it.
+#[derive(Debug)]
+pub struct SetAtEnd<'a>(pub &'a std::sync::atomic::AtomicBool);
+
+impl Drop for SetAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
 /// Waits until a condition holds, for at most one minute.
 ///
 /// # Panics
@@ -147,12 +179,14 @@ impl Host {
         host
     }
 
-    /// The text of `bailiwick.toml` for this directory, with `more` appended.
+    /// The text of `bailiwick.toml` for this directory, with `more` appended. Small file systems of tests cannot keep the default
+    /// reserve, so it is smaller if `more` names none.
     #[must_use]
     pub fn default_config(&self, more: &str) -> String {
+        let reserve = if more.contains("reserve") { "" } else { "reserve = { disk = \"1M\" }\n" };
         format!(
             "state_dir = \"{}\"\nruntime_dir = \"{}\"\nrequire = [\"cpu\", \"memory\", \"tasks\"]\n\
-             user = \"64999\"\nlogin_group = \"64998\"\nids = {{ first = {}, per_tenant = 65536 }}\n{more}",
+             user = \"64999\"\nlogin_group = \"64998\"\nids = {{ first = {}, per_tenant = 65536 }}\n{reserve}{more}",
             self.path("state").display(),
             self.path("run").display(),
             // The range of host users is directly below.
@@ -185,7 +219,7 @@ impl Host {
     }
 
     /// Starts all programs through another one, which must become each of them.
-    pub(crate) fn run_through(&mut self, through: &[String]) {
+    pub fn run_through(&mut self, through: &[String]) {
         self.through = through.to_vec();
     }
 
@@ -293,14 +327,18 @@ impl Host {
 
     /// Starts the service.
     pub fn start(&mut self) {
-        self.spawn("bailiwickd", &["--standalone"]);
+        self.start_with(&[]);
+    }
+
+    /// Starts the service with further arguments.
+    pub fn start_with(&mut self, arguments: &[&str]) {
+        self.spawn("bailiwickd", &[&["--standalone"], arguments].concat());
         self.wait_for("run/control/bailiwick.sock");
     }
 
     /// Starts the service, but for what connects jails to the network.
     pub fn start_without_network(&mut self) {
-        self.spawn("bailiwickd", &["--standalone", "--without-network"]);
-        self.wait_for("run/control/bailiwick.sock");
+        self.start_with(&["--without-network"]);
     }
 
     /// Starts the service with a limit of open descriptors for each program.

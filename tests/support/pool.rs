@@ -67,7 +67,10 @@ impl Pool {
         fs::create_dir(&mount).expect("mkdir");
         run(Command::new("truncate").args(["-s", size]).arg(&image));
         run(Command::new(make[0]).args(&make[1..]).arg(&image));
+        // As `bailiwick setup` makes a pool: the audit tells of one whose file has holes, or gets some.
+        run(Command::new("fallocate").args(["--length", size]).arg(&image));
         run(Command::new("mount").args(["-o", options]).arg(&image).arg(&mount));
+        keep_allocated(&image);
         Self { mount, dir }
     }
 
@@ -94,7 +97,19 @@ impl Pool {
         let image = self.dir.path().join("image");
         let output = Command::new(program).args(arguments).arg(&image).output();
         run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&self.mount));
+        keep_allocated(&image);
         output.unwrap_or_else(|error| panic!("{program}: {error}"))
+    }
+}
+
+/// Lets nobody make holes in the file of a loop device.
+fn keep_allocated(image: &Path) {
+    let devices =
+        Command::new("losetup").args(["--noheadings", "--output", "NAME", "--associated"]).arg(image).output();
+    let devices = devices.expect("losetup runs").stdout;
+    for device in String::from_utf8_lossy(&devices).lines() {
+        let name = device.trim().trim_start_matches("/dev/");
+        fs::write(format!("/sys/block/{name}/queue/discard_max_bytes"), "0").expect("discards are turned off");
     }
 }
 

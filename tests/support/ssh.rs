@@ -1,7 +1,6 @@
 //! Logins through `bailiwick-shell`, without a network and sshd.
 
 use crate::{Host, profiles, stage};
-use std::fs;
 use std::process::Command;
 
 /// Takes the place of a network and sshd.
@@ -42,10 +41,9 @@ impl Host {
             assert!(id < ids["first"].as_u64().expect("a number"), "no process of the host has an id of a jail's");
             self.write(&format!("bin/{tenant}.id"), &id.to_string());
         }
-        self.write("bin/ssh", SCRIPT);
-        fs::set_permissions(self.path("bin/ssh"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("chmod");
+        crate::write_program(&self.path("bin/ssh"), SCRIPT);
         // Other users may have no access to the directory of the programs.
-        fs::copy(stage().join("bailiwick-shell"), self.path("bin/bailiwick-shell")).expect("copies");
+        crate::copy_program(&stage().join("bailiwick-shell"), &self.path("bin/bailiwick-shell"));
     }
 
     /// The script of [`Self::write_ssh`], ready to run.

@@ -47,8 +47,7 @@ impl Mail {
         fs::create_dir_all(dir.join("got")).expect("mkdir");
         fs::set_permissions(dir.join("got"), fs::Permissions::from_mode(0o1777)).expect("chmod");
         let command = dir.join("sendmail");
-        fs::write(&command, RECORDER.replace("@DIR@", &dir.display().to_string())).expect("writes");
-        fs::set_permissions(&command, fs::Permissions::from_mode(0o755)).expect("chmod");
+        bailiwick_tests::write_program(&command, &RECORDER.replace("@DIR@", &dir.display().to_string()));
         let mail = format!("mail = {{ command = {command:?}, domain = \"host.example\" }}\n");
         host.write("etc/bailiwick.toml", &host.default_config(&mail));
         host.write("etc/plans.d/many.toml", "profile = \"web\"\n[limits]\nmemory = \"1G\"\ntasks = 3000\n");
@@ -614,7 +613,7 @@ fn a_program_that_takes_a_group_of_its_own_gets_it() {
     // `/tmp` of many hosts is mounted without set-group-id.
     let mail = Mail::with(Host::within(Path::new("/var/tmp")), &[("alice", "web", MAIL)]);
     let helper = mail.dir.join("postdrop");
-    fs::copy("/usr/bin/id", &helper).expect("copies");
+    bailiwick_tests::copy_program(Path::new("/usr/bin/id"), &helper);
     let done = Command::new("chgrp").arg("54321").arg(&helper).status().expect("chgrp");
     assert!(done.success());
     fs::set_permissions(&helper, fs::Permissions::from_mode(0o2755)).expect("chmod");

@@ -15,7 +15,10 @@ const SUBSYSTEM: u16 = 1 << 8;
 const NEW: u16 = SUBSYSTEM;
 const GET: u16 = SUBSYSTEM | 1;
 const DELETE: u16 = SUBSYSTEM | 2;
+const GET_STATISTICS: u16 = SUBSYSTEM | 5;
+const STATISTICS_COUNT: u16 = 1;
 const ORIGINAL: u16 = 1;
+const REPLY: u16 = 2;
 const STATUS: u16 = 3;
 const PROTOCOL_INFO: u16 = 4;
 const TIMEOUT: u16 = 7;
@@ -61,6 +64,10 @@ pub struct Connection {
     pub source: IpAddr,
     /// With whom, as the packet said before its destination was changed.
     pub destination: IpAddr,
+    /// Who answers: another one than the destination, if that was changed.
+    pub answers: IpAddr,
+    /// The port that answers, where the protocol has ports.
+    pub answering_port: Option<u16>,
     /// The transport protocol.
     pub protocol: u8,
     /// The ports of source and destination, where the protocol has some.
@@ -106,16 +113,26 @@ impl Conntrack {
     /// [`Error::Refused`], [`Error::Busy`].
     pub fn connections(&mut self, family: Family, limit: usize) -> Result<Connections, Error> {
         let what = format!("list connections of {family}");
-        self.list(&what, request(GET, family), limit, None)
+        self.list(&what, request(GET, family), limit, |_| true)
     }
 
-    /// Returns connections that an address began, at most `limit`, and how many there are. The kernel looks at all.
+    /// Returns connections that an address began, or that lead to it, at most `limit`, and how many there are. The kernel looks at all.
     ///
     /// # Errors
     /// [`Error::Refused`], [`Error::Busy`].
-    pub fn connections_of(&mut self, source: IpAddr, limit: usize) -> Result<Connections, Error> {
-        let what = format!("list connections of {source}");
-        self.list(&what, request_of(source), limit, Some(source))
+    pub fn connections_of(&mut self, address: IpAddr, limit: usize) -> Result<Connections, Error> {
+        let what = format!("list connections of {address}");
+        let mut all = Connections::default();
+        for (place, request) in requests_of(address).into_iter().enumerate() {
+            // One of an address with itself is among the first.
+            let is_new = |one: &Connection| place == 0 || one.source != address;
+            let is_wanted = |one: &Connection| (one.source == address || one.answers == address) && is_new(one);
+            let Connections { connections, total } = self.list(&what, request, limit, is_wanted)?;
+            all.total += total;
+            all.connections.extend(connections);
+        }
+        all.connections.truncate(limit);
+        Ok(all)
     }
 
     fn list(
@@ -123,11 +140,10 @@ impl Conntrack {
         what: &str,
         mut request: Writer,
         limit: usize,
-        source: Option<IpAddr>,
+        is_wanted: impl Fn(&Connection) -> bool,
     ) -> Result<Connections, Error> {
         self.socket.dump(&what, &mut request, Connections::default, |all, message| {
-            let found = parse(&message).filter(|one| source.is_none_or(|source| one.source == source));
-            let Some(one) = found else { return Ok(()) };
+            let Some(one) = parse(&message).filter(&is_wanted) else { return Ok(()) };
             all.total += 1;
             if all.connections.len() < limit {
                 all.connections.push(one);
@@ -154,30 +170,68 @@ impl Conntrack {
         })
     }
 
-    /// Deletes all connections that some addresses began, and returns how many. Their next packets begin new ones.
+    /// Returns how many connections the kernel tracks in this namespace. It counts them as they come and go, so nothing is listed.
+    ///
+    /// # Errors
+    /// [`Error::Refused`].
+    pub fn count(&mut self) -> Result<u32, Error> {
+        let what = "count connections";
+        let mut found = None;
+        // They are of no family.
+        let mut writer = Writer::request(GET_STATISTICS, 0);
+        writer.raw(&[0; HEADER]);
+        self.socket.ask(&what, &mut writer, |message| {
+            if message.kind == GET_STATISTICS {
+                found = message.body.get(HEADER..).and_then(|body| find_be32(body, STATISTICS_COUNT));
+            }
+        })?;
+        let why = || "the kernel's answer has no number".to_owned();
+        found.ok_or_else(|| Error::Invalid { what: what.to_owned(), why: why() })
+    }
+
+    /// Deletes all connections that some addresses began or that lead to them, and returns how many. Their next packets begin new ones.
+    /// To find them, the kernel looks at the connections of all namespaces, which takes milliseconds; where there is none, it need not.
     ///
     /// # Errors
     /// [`Error::Refused`]; [`Error::Busy`] when an address begins connections faster than they are deleted.
-    pub fn delete_of(&mut self, sources: &BTreeSet<IpAddr>) -> Result<usize, Error> {
-        let of = |family| sources.iter().copied().filter(|source| Family::of(*source) == family).collect();
+    pub fn delete_of(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<usize, Error> {
+        if addresses.is_empty() || self.count()? == 0 {
+            return Ok(0);
+        }
+        let of = |family| addresses.iter().copied().filter(|address| Family::of(*address) == family).collect();
         Ok(self.delete_of_family(Family::V4, &of(Family::V4))? + self.delete_of_family(Family::V6, &of(Family::V6))?)
     }
 
-    fn delete_of_family(&mut self, family: Family, sources: &BTreeSet<IpAddr>) -> Result<usize, Error> {
-        let (what, request_all) = match (sources.first(), sources.len()) {
+    fn delete_of_family(&mut self, family: Family, wanted: &BTreeSet<IpAddr>) -> Result<usize, Error> {
+        let (what, requests) = match (wanted.first(), wanted.len()) {
             (None, _) => return Ok(0),
-            (Some(source), 1) => (format!("delete connections of {source}"), request_of(*source)),
-            (Some(_), count) => (format!("delete connections of {count} addresses"), request(GET, family)),
+            (Some(address), 1) => (format!("delete connections of {address}"), requests_of(*address)),
+            (Some(_), count) => (format!("delete connections of {count} addresses"), vec![request(GET, family)]),
         };
         let mut deleted = 0;
+        for request in requests {
+            deleted += self.delete_listed(&what, &request, family, wanted)?;
+        }
+        Ok(deleted)
+    }
+
+    /// Deletes those of the wanted addresses that a request lists.
+    fn delete_listed(
+        &mut self,
+        what: &str,
+        listing: &Writer,
+        family: Family,
+        wanted: &BTreeSet<IpAddr>,
+    ) -> Result<usize, Error> {
+        let mut deleted = 0;
         for _ in 0..ROUNDS {
-            let mut listing = request_all.clone();
-            let some = self.socket.dump(&what, &mut listing, Vec::new, |all: &mut Vec<Identity>, message| {
-                if all.len() < CHUNK {
-                    all.extend(identity(&message, sources));
-                }
-                Ok(())
-            })?;
+            let some =
+                self.socket.dump(&what, &mut listing.clone(), Vec::new, |all: &mut Vec<Identity>, message| {
+                    if all.len() < CHUNK {
+                        all.extend(identity(&message, wanted));
+                    }
+                    Ok(())
+                })?;
             let is_last = some.len() < CHUNK;
             for (tuple, id) in some {
                 let mut writer = request(DELETE, family);
@@ -196,7 +250,7 @@ impl Conntrack {
                 return Ok(deleted);
             }
         }
-        Err(Error::Busy { what })
+        Err(Error::Busy { what: what.to_owned() })
     }
 }
 
@@ -206,21 +260,27 @@ fn request(kind: u16, family: Family) -> Writer {
     writer
 }
 
-/// Asks for the connections that an address began (`CTA_FILTER`, since Linux 5.8), or at least for those.
+/// Asks for the connections that an address began, and for those that it answers (`CTA_FILTER`, since Linux 5.8), or at least for
+/// those.
 ///
 /// With an address of IPv6 the kernel leaves out those that were asked for: `ctnetlink_filter_match_tuple()` of Linux 6.18 takes
 /// equal for different. So all of IPv6 are asked for, and the caller looks at each.
-fn request_of(source: IpAddr) -> Writer {
-    let mut writer = request(GET, Family::of(source));
-    if source.is_ipv6() {
-        return writer;
+fn requests_of(address: IpAddr) -> Vec<Writer> {
+    let family = Family::of(address);
+    if address.is_ipv6() {
+        return vec![request(GET, family)];
     }
-    writer.nest(ORIGINAL, |tuple| tuple.nest(TUPLE_IP, |ip| ip.put(V4_SOURCE, &octets(source))));
-    writer.nest(FILTER, |filter| {
-        filter.put_u32(FILTER_ORIGINAL, FILTER_SOURCE);
-        filter.put_u32(FILTER_REPLY, 0);
-    });
-    writer
+    let sides = [(ORIGINAL, [FILTER_SOURCE, 0]), (REPLY, [0, FILTER_SOURCE])];
+    let of_side = |(tuple, [original, reply]): (u16, [u32; 2])| {
+        let mut writer = request(GET, family);
+        writer.nest(tuple, |tuple| tuple.nest(TUPLE_IP, |ip| ip.put(V4_SOURCE, &octets(address))));
+        writer.nest(FILTER, |filter| {
+            filter.put_u32(FILTER_ORIGINAL, original);
+            filter.put_u32(FILTER_REPLY, reply);
+        });
+        writer
+    };
+    sides.map(of_side).into()
 }
 
 fn attributes_of<'a>(message: &Received<'a>) -> Option<&'a [u8]> {
@@ -234,11 +294,12 @@ fn addresses(tuple: &[u8]) -> Option<(IpAddr, IpAddr)> {
     Some((one(V4_SOURCE, V6_SOURCE)?, one(V4_DESTINATION, V6_DESTINATION)?))
 }
 
-fn identity(message: &Received<'_>, sources: &BTreeSet<IpAddr>) -> Option<Identity> {
+fn identity(message: &Received<'_>, wanted: &BTreeSet<IpAddr>) -> Option<Identity> {
     let body = attributes_of(message)?;
     let tuple = find(body, ORIGINAL)?;
-    let (from, _) = addresses(tuple)?;
-    sources.contains(&from).then(|| (tuple.to_vec(), find_be32(body, ID)))
+    let ends = [Some(tuple), find(body, REPLY)].into_iter().flatten().filter_map(addresses);
+    let is_wanted = ends.into_iter().any(|(from, _)| wanted.contains(&from));
+    is_wanted.then(|| (tuple.to_vec(), find_be32(body, ID)))
 }
 
 fn parse(message: &Received<'_>) -> Option<Connection> {
@@ -246,7 +307,11 @@ fn parse(message: &Received<'_>) -> Option<Connection> {
     let tuple = find(body, ORIGINAL)?;
     let (source, destination) = addresses(tuple)?;
     let protocol = find(tuple, TUPLE_PROTOCOL)?;
-    let port = |kind| Some(u16::from_be_bytes(find(protocol, kind)?.try_into().ok()?));
+    let port_of = |protocol, kind| Some(u16::from_be_bytes(find(protocol, kind)?.try_into().ok()?));
+    let port = |kind| port_of(protocol, kind);
+    let reply = find(body, REPLY);
+    let answers = reply.and_then(addresses).map_or(destination, |(from, _)| from);
+    let answering_port = reply.and_then(|reply| port_of(find(reply, TUPLE_PROTOCOL)?, SOURCE_PORT));
     let tcp = find(body, PROTOCOL_INFO).and_then(|info| find(info, INFO_TCP));
     let counters = |kind| {
         let both = find(body, kind)?;
@@ -255,6 +320,8 @@ fn parse(message: &Received<'_>) -> Option<Connection> {
     Some(Connection {
         source,
         destination,
+        answers,
+        answering_port,
         protocol: *find(protocol, PROTOCOL_NUMBER)?.first()?,
         ports: port(SOURCE_PORT).zip(port(DESTINATION_PORT)),
         status: find_be32(body, STATUS).unwrap_or_default(),

@@ -5,6 +5,7 @@
 use crate::message::{ACK, DUMP, DUMP_INTERRUPTED, Received, Writer, find_text, messages, number32};
 use bailiwick_sys::netlink::{self, Protocol};
 use rustix::net::{RecvFlags, SendFlags, sockopt};
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -165,6 +166,30 @@ impl Socket {
         self.ask(what, request, |_| ())
     }
 
+    /// Sends requests at once, each with the name of what it does, and waits until the kernel has acknowledged all. It takes them in
+    /// their order, and goes on after one that it refuses.
+    pub fn tell_all(&mut self, requests: Vec<(String, Writer)>) -> Result<(), Error> {
+        let Some(what) = requests.first().map(|(what, _)| what.clone()) else { return Ok(()) };
+        self.drain();
+        let mut bytes = Vec::new();
+        let mut awaited = BTreeMap::new();
+        for (what, mut request) in requests {
+            request.add_flags(ACK);
+            bytes.extend(self.complete(&what, &mut request)?);
+            awaited.insert(self.sequence, what);
+        }
+        self.send_bytes(&what, &bytes)?;
+        let mut refusals = Vec::new();
+        while !awaited.is_empty() {
+            let len = self.receive(&what, RecvFlags::empty())?;
+            for message in messages(&self.buffer[..len]).filter(|message| message.kind == ERROR) {
+                let Some(what) = awaited.remove(&message.sequence) else { continue };
+                refusals.extend(refusal(&message, &what));
+            }
+        }
+        if refusals.is_empty() { Ok(()) } else { Err(Error::Refused(refusals)) }
+    }
+
     /// Asks for a list. Makes a `T` with `new` and adds each message to it with `each`, from the beginning when the list changed
     /// meanwhile.
     pub fn dump<T>(
@@ -253,17 +278,23 @@ impl Socket {
 
     fn send(&mut self, what: &dyn Display, request: &mut Writer) -> Result<u32, Error> {
         self.drain();
+        let bytes = self.complete(what, request)?;
+        self.send_bytes(what, bytes)?;
+        Ok(self.sequence)
+    }
+
+    /// Gives a request the next sequence number and its length, and returns its bytes.
+    fn complete<'a>(&mut self, what: &dyn Display, request: &'a mut Writer) -> Result<&'a [u8], Error> {
         self.sequence = self.sequence.wrapping_add(1).max(1);
         request.set_sequence(self.sequence);
         request.end();
-        let Some(bytes) = request.bytes() else {
-            return Err(Error::Invalid {
-                what: what.to_string(),
-                why: "it is longer than a message can be".to_owned(),
-            });
-        };
+        let why = || "it is longer than a message can be".to_owned();
+        request.bytes().ok_or_else(|| Error::Invalid { what: what.to_string(), why: why() })
+    }
+
+    fn send_bytes(&self, what: &dyn Display, bytes: &[u8]) -> Result<(), Error> {
         match rustix::net::send(&self.fd, bytes, SendFlags::empty()) {
-            Ok(_) => Ok(self.sequence),
+            Ok(_) => Ok(()),
             Err(source) => Err(Error::Socket { what: what.to_string(), source: source.into() }),
         }
     }

@@ -153,16 +153,33 @@ pub fn names(dir: impl AsFd) -> io::Result<Vec<OsString>> {
     Ok(names)
 }
 
-/// Makes a directory below `dir` unless it exists, and opens it. An existing one keeps its mode.
+/// Makes a directory below `dir` unless it exists, and opens it. A new one has the mode, whatever the umask is. An existing one keeps
+/// its own.
 ///
 /// # Errors
 /// The errors of `mkdirat(2)` and `openat2(2)`.
 pub fn ensure_dir_at(dir: impl AsFd, name: impl AsRef<Path>, mode: u32) -> io::Result<OwnedFd> {
     match rustix::fs::mkdirat(dir.as_fd(), name.as_ref(), Mode::from_raw_mode(mode)) {
-        Ok(()) | Err(rustix::io::Errno::EXIST) => {}
-        Err(error) => return Err(error.into()),
+        Ok(()) => {
+            let made = open_dir_at(dir, name)?;
+            set_mode(&made, mode)?;
+            Ok(made)
+        }
+        Err(rustix::io::Errno::EXIST) => open_dir_at(dir, name),
+        Err(error) => Err(error.into()),
     }
-    open_dir_at(dir, name)
+}
+
+/// Gives an open file or directory a mode, unless it has that mode.
+///
+/// # Errors
+/// The errors of `fstat(2)` and `fchmod(2)`.
+pub fn set_mode(file: impl AsFd, mode: u32) -> io::Result<()> {
+    let file = file.as_fd();
+    if rustix::fs::fstat(file)?.st_mode & 0o7777 != mode {
+        rustix::fs::fchmod(file, Mode::from_raw_mode(mode))?;
+    }
+    Ok(())
 }
 
 /// Makes a directory, which must not exist yet.
@@ -210,31 +227,54 @@ pub enum Outlives {
 /// # Errors
 /// The error of the first step that failed. The temporary file is removed.
 pub fn replace_at(dir: impl AsFd, name: &str, content: &[u8], mode: u32, outlives: Outlives) -> io::Result<()> {
+    replace(dir.as_fd(), name, content, mode, None, outlives)
+}
+
+/// Replaces a file as [`replace_at`] does. The new file has the owner, the group and the mode that `former` tells of.
+///
+/// # Errors
+/// The error of the first step that failed. The temporary file is removed.
+pub fn replace_like_at(
+    dir: impl AsFd,
+    name: &str,
+    content: &[u8],
+    former: Metadata,
+    outlives: Outlives,
+) -> io::Result<()> {
+    replace(dir.as_fd(), name, content, former.mode, Some((former.uid, former.gid)), outlives)
+}
+
+fn replace(
+    dir: BorrowedFd<'_>,
+    name: &str,
+    content: &[u8],
+    mode: u32,
+    owner: Option<(u32, u32)>,
+    outlives: Outlives,
+) -> io::Result<()> {
     let temporary = format!(".{name}.new");
     let write = || -> io::Result<()> {
-        remove_file_at(dir.as_fd(), &temporary)?;
-        let fd = open_at(
-            dir.as_fd(),
-            &temporary,
-            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL,
-            Mode::from_raw_mode(mode),
-        )?;
+        remove_file_at(dir, &temporary)?;
+        let fd = open_at(dir, &temporary, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL, Mode::from_raw_mode(mode))?;
         let mut file = std::fs::File::from(fd);
         file.write_all(content)?;
+        if let Some((uid, gid)) = owner {
+            rustix::fs::fchown(&file, Some(rustix::fs::Uid::from_raw(uid)), Some(rustix::fs::Gid::from_raw(gid)))?;
+        }
         // The umask may have taken bits away.
         rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?;
         if outlives == Outlives::PowerCut {
             file.sync_all()?;
         }
-        rustix::fs::renameat(dir.as_fd(), &temporary, dir.as_fd(), name)?;
+        rustix::fs::renameat(dir, &temporary, dir, name)?;
         if outlives == Outlives::PowerCut {
-            rustix::fs::fsync(dir.as_fd())?;
+            rustix::fs::fsync(dir)?;
         }
         Ok(())
     };
     write().inspect_err(|_| {
         // The first error is the one to report. The next call removes a temporary file that cannot be removed now.
-        drop(remove_file_at(dir.as_fd(), &temporary));
+        drop(remove_file_at(dir, &temporary));
     })
 }
 

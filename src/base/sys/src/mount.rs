@@ -2,7 +2,7 @@
 //! in place in one step. It is never looked up by a path that a tenant could swap.
 //!
 //! Danger: a detached copy of a shared mount stays in the peer group of the original, so that a mount on the copy appears on the
-//! host. Every copy must leave its peer group before it is returned.
+//! host. Every copy of a mount of the host must leave its peer group before it is returned. Copies of private mounts have none.
 
 use linux_raw_sys::general::mount_attr;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
@@ -32,16 +32,24 @@ pub mod attr {
 /// # Errors
 /// The error of `open_tree(2)`.
 pub fn detached_copy(dir: impl AsFd, path: impl AsRef<Path>) -> io::Result<OwnedFd> {
-    let copy = rustix::mount::open_tree(
+    let copy = private_copy(dir, path)?;
+    leave_peers(&copy)?;
+    Ok(copy)
+}
+
+/// The same of a mount that is private already, as every mount of a namespace is after [`make_all_private`]: one call instead of two.
+///
+/// # Errors
+/// The error of `open_tree(2)`.
+pub fn private_copy(dir: impl AsFd, path: impl AsRef<Path>) -> io::Result<OwnedFd> {
+    Ok(rustix::mount::open_tree(
         dir,
         path.as_ref(),
         OpenTreeFlags::OPEN_TREE_CLONE
             | OpenTreeFlags::OPEN_TREE_CLOEXEC
             | OpenTreeFlags::AT_SYMLINK_NOFOLLOW
             | OpenTreeFlags::AT_NO_AUTOMOUNT,
-    )?;
-    leave_peers(&copy)?;
-    Ok(copy)
+    )?)
 }
 
 /// Makes a detached copy of the mount that holds an open file or directory, which becomes the root of the copy.
@@ -49,13 +57,21 @@ pub fn detached_copy(dir: impl AsFd, path: impl AsRef<Path>) -> io::Result<Owned
 /// # Errors
 /// The error of `open_tree(2)`.
 pub fn detached_copy_of(fd: impl AsFd) -> io::Result<OwnedFd> {
-    let copy = rustix::mount::open_tree(
+    let copy = private_copy_of(fd)?;
+    leave_peers(&copy)?;
+    Ok(copy)
+}
+
+/// The same of a mount that is private already.
+///
+/// # Errors
+/// The error of `open_tree(2)`.
+pub fn private_copy_of(fd: impl AsFd) -> io::Result<OwnedFd> {
+    Ok(rustix::mount::open_tree(
         fd,
         "",
         OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH,
-    )?;
-    leave_peers(&copy)?;
-    Ok(copy)
+    )?)
 }
 
 /// Takes a detached mount out of its peer group (`MS_PRIVATE`, `mount_namespaces(7)`).

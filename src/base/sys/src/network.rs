@@ -1,7 +1,22 @@
-//! The interfaces of a jail's network namespace.
+//! The interfaces of a network namespace.
 
+use std::collections::BTreeSet;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::AsRawFd;
+
+/// The addresses that the interfaces of this network namespace have (`getifaddrs(3)`).
+///
+/// # Errors
+/// The errors of `getifaddrs(3)`.
+pub fn addresses() -> io::Result<BTreeSet<IpAddr>> {
+    let of_interface = |interface: nix::ifaddrs::InterfaceAddress| {
+        let address = interface.address?;
+        let v4 = address.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
+        v4.or_else(|| address.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip())))
+    };
+    Ok(nix::ifaddrs::getifaddrs()?.filter_map(of_interface).collect())
+}
 
 /// Brings up the loopback interface of this network namespace (`netdevice(7)`).
 ///

@@ -38,6 +38,8 @@ use std::path::Path;
 
 /// The most bytes that are read of a file whose size a tenant can hardly influence.
 const MAX_SMALL: usize = 64 << 10;
+/// The most bytes of a list of children, which is enough for eight thousand.
+const MAX_CHILDREN: usize = 64 << 10;
 
 fn malformed(file: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("unexpected content in \"{file}\""))
@@ -67,9 +69,26 @@ pub fn pids() -> io::Result<Vec<u32>> {
 /// # Errors
 /// `ENOENT` when there is no such process, or the kernel was built without this file.
 pub fn children(pid: u32) -> io::Result<Vec<u32>> {
-    const MAX: usize = 64 << 10;
-    let bytes = read(directory(pid)?.as_fd(), &format!("task/{pid}/children"), MAX)?;
-    let text = String::from_utf8(bytes).map_err(|_| malformed("children"))?;
+    parse_children(&read(directory(pid)?.as_fd(), &format!("task/{pid}/children"), MAX_CHILDREN)?)
+}
+
+/// The children of every thread of a process that it has not reaped. As that of [`children`], the list is exact only while nothing
+/// ends. A thread that ends meanwhile is skipped.
+///
+/// # Errors
+/// `ENOENT` when there is no such process, or it is hidden (`hidepid`, `proc(5)`).
+pub fn children_of_threads(pid: u32) -> io::Result<Vec<u32>> {
+    let tasks = file::open_dir_at(directory(pid)?, "task")?;
+    let mut all = Vec::new();
+    for thread in file::names(&tasks)?.iter().filter_map(|name| name.to_str()) {
+        let Ok(bytes) = read(tasks.as_fd(), &format!("{thread}/children"), MAX_CHILDREN) else { continue };
+        all.extend(parse_children(&bytes)?);
+    }
+    Ok(all)
+}
+
+fn parse_children(bytes: &[u8]) -> io::Result<Vec<u32>> {
+    let text = std::str::from_utf8(bytes).map_err(|_| malformed("children"))?;
     text.split_whitespace().map(|number| number.parse().map_err(|_| malformed("children"))).collect()
 }
 
@@ -90,12 +109,14 @@ mod tests {
         let tid = rustix::thread::gettid().as_raw_nonzero().get();
         let path = format!("/proc/{}/task/{tid}/children", std::process::id());
         let of_thread = std::fs::read_to_string(path).expect("reads");
+        let of_threads = children_of_threads(std::process::id()).expect("reads");
         let of_sleep = children(child.id());
         child.kill().expect("kills");
         child.wait().expect("ends");
         assert!(of_thread.split_whitespace().any(|number| number == child.id().to_string()), "{of_thread:?}");
         assert_eq!(of_sleep.expect("reads"), Vec::<u32>::new());
-        assert!(children(child.id()).is_err());
+        assert!(of_threads.contains(&child.id()), "{of_threads:?}");
+        assert!(children(child.id()).is_err() && children_of_threads(child.id()).is_err());
     }
 
     proptest! {

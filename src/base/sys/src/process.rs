@@ -264,6 +264,13 @@ pub fn end_with_parent(command: &mut Command) {
     unsafe { command.pre_exec(prepare) };
 }
 
+/// Makes the process of a command begin with no signal blocked, whatever this process has blocked.
+pub fn unblock_signals(command: &mut Command) {
+    // SAFETY: between fork and exec, `unblock_all` only makes a system call. It takes no lock and allocates no memory. As in
+    // `become_apart`, no library has a safe way.
+    unsafe { command.pre_exec(crate::signal::unblock_all) };
+}
+
 /// Makes the kernel send a signal to this process when the thread ends that has made it (`PR_SET_PDEATHSIG`). `parent` is the
 /// process of that thread.
 ///

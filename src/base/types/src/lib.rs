@@ -5,6 +5,7 @@
 
 mod crontab;
 mod display;
+mod event;
 mod exit;
 mod facts;
 mod ftp;
@@ -15,9 +16,13 @@ mod lent_socket;
 mod limit;
 mod limit_key;
 mod mail;
+mod mail_address;
+mod metrics;
 mod name;
 mod network;
 mod network_facts;
+mod notice;
+mod notice_rule;
 mod observed;
 mod quantity;
 mod report;
@@ -30,6 +35,7 @@ mod web_socket;
 
 pub use crontab::{CRONTAB_JOB, Crontab, CrontabFault, CrontabJob, MAX_CRONTAB};
 pub use display::{is_dangerous, part, percent, visible, visible_lines};
+pub use event::{Audience, Event, EventData, EventType, EventTypes, EventValue, UnknownEventType};
 pub use exit::ExitStatus;
 pub use facts::{BlockDevice, Hierarchy, HostFacts, QuotaFacts, StorageFacts, UNIFIED, WeightPolicy};
 pub use ftp::{FtpUser, NotFtpUser, NotHash, PasswordHash};
@@ -40,8 +46,14 @@ pub use lent_socket::LentSocket;
 pub use limit::{Bound, Limits, ParseBoundError, Resource, SoftHard, UnknownResource};
 pub use limit_key::{BFQ_WEIGHT, Holder, LimitKey, LimitKind, LimitUnit, LimitValue, UnknownLimit};
 pub use mail::Mail;
+pub use mail_address::{MailAddress, NotMailAddress};
+pub use metrics::{
+    DurationCounts, HostMetrics, MOST_METERED, MetricsDetail, MetricsPage, MonthUse, PoolSpace, QuotaReading,
+    TenantMetrics, TenantMore, UnknownDetail,
+};
 pub use name::{
-    FtpName, HostSocketName, ImageName, LoginName, NameError, PlanName, ServiceName, SocketName, TenantName, TimerName,
+    FtpName, HostSocketName, ImageName, LoginName, NameError, PlanName, ServiceName, SocketName, TargetName,
+    TenantName, TimerName,
 };
 pub use network::{
     ALWAYS_BLOCKED, Allow, BlockedPrefix, ByteRate, Destination, DestinationError, DomainName, HostNetwork, Ipv6Pool,
@@ -50,6 +62,11 @@ pub use network::{
 };
 pub use network_facts::{
     NetworkConnection, NetworkFacts, NetworkLimits, NetworkTraffic, RefusedPacket, RefusedRecord, Traffic, Volume,
+};
+pub use notice::{MOST_NOTIFIED, NoticesHost, NoticesPage, TargetKind, TenantNotices};
+pub use notice_rule::{
+    Contact, NotRecipient, NotThreshold, Notice, NoticeLanguage, NoticeResource, Recipient, Threshold, UnknownLanguage,
+    UnknownNoticeResource,
 };
 pub use observed::{
     DiskFact, ForeignSocket, GroupSetting, InForce, JailInForce, LimitFact, MAX_FOREIGN, MAX_INTERFACES, MAX_MOUNTS,
@@ -69,7 +86,7 @@ pub use service::{
 pub use session::{MAX_COMMAND, SessionId, SessionIdError, SessionRecord};
 pub use tenant::{Access, Door, FrozenBy, Nesting, Profile, UnknownWord};
 pub use usage::{
-    Fault, Incident, Kind, Measure, Moment, Point, PressureShare, ProcessSnapshot, ServiceCounts, Snapshot, SocketUse,
-    TenantUsage, Unit, UnknownMeasure, Usage, Window,
+    Fault, Incident, Kind, Measure, MemoryKinds, Moment, Point, PressureShare, ProcessSnapshot, ServiceCounts,
+    Snapshot, SocketUse, TenantUsage, Unit, UnknownMeasure, Usage, Window,
 };
 pub use web_socket::{WEB_DIR, bound_web_socket, is_bound_web_socket, refused_socket, web_socket, web_socket_of};

@@ -160,6 +160,11 @@ name!(
     &["root", "nobody", "inherit", "unlimited"]
 );
 name!(
+    /// The name of a hook or of a webhook. Its file has the same name.
+    TargetName,
+    &["all"]
+);
+name!(
     /// The name of a tenant's login for FTP. A client sends `NAME@TENANT` to the server.
     FtpName,
     &["inherit", "unlimited"]

@@ -257,11 +257,16 @@ macro_rules! blocked {
 /// (<https://www.iana.org/assignments/iana-ipv4-special-registry> and `iana-ipv6-special-registry`), and multicast. In it
 /// are the host's own services, its neighbours, and the metadata services of clouds. A prefix that embeds IPv4 addresses
 /// would be a second way to all of these.
+///
+/// One address is the Internet's, and yet each virtual machine of Azure reaches its own host there: WireServer, which hands out the
+/// settings and certificates of the machine, and a resolver
+/// (<https://learn.microsoft.com/azure/virtual-network/what-is-ip-address-168-63-129-16>). Jails may still ask it for names.
 pub const ALWAYS_BLOCKED: &[BlockedPrefix] = blocked! {
     v4 [0, 0, 0, 0] / 8 "this network" "RFC 791, 3.2";
     v4 [10, 0, 0, 0] / 8 "private" "RFC 1918";
     v4 [100, 64, 0, 0] / 10 "shared by a provider, and the default pool of jails" "RFC 6598";
     v4 [127, 0, 0, 0] / 8 "loopback" "RFC 1122, 3.2.1.3";
+    v4 [168, 63, 129, 16] / 32 "WireServer, a metadata service of Azure" "Microsoft, What is IP address 168.63.129.16";
     v4 [169, 254, 0, 0] / 16 "link-local, with the metadata services of clouds" "RFC 3927";
     v4 [172, 16, 0, 0] / 12 "private" "RFC 1918";
     v4 [192, 0, 0, 0] / 24 "for protocols" "RFC 6890, 2.1";
@@ -303,6 +308,12 @@ pub enum PortError {
     /// The text is no number of a port.
     #[error("{text:?} is no port: ports are from 1 to 65535")]
     NotPort {
+        /// The text.
+        text: String,
+    },
+    /// The text is a range where one port belongs.
+    #[error("{text:?} is a range, and one port belongs here; write an entry for each")]
+    NoRange {
         /// The text.
         text: String,
     },
@@ -402,6 +413,9 @@ impl FromStr for Port {
     type Err = PortError;
     fn from_str(text: &str) -> Result<Self, PortError> {
         let (transport, number) = transport(text)?;
+        if number.parse::<PortRange>().is_ok_and(|range| range.first != range.last) {
+            return Err(PortError::NoRange { text: text.to_owned() });
+        }
         Ok(Self { transport, number: port(number)? })
     }
 }
@@ -434,6 +448,13 @@ impl Ports {
     pub fn is_smtp(self) -> bool {
         matches!(self, Self::Range { transport: Transport::Tcp, range }
             if range.first == range.last && SMTP_PORTS.contains(&range.first))
+    }
+
+    /// Whether a port to which mail is sent is among them.
+    #[must_use]
+    pub fn has_smtp(self) -> bool {
+        matches!(self, Self::Range { transport: Transport::Tcp, range }
+            if SMTP_PORTS.iter().any(|port| range.contains(*port)))
     }
 }
 
@@ -977,19 +998,21 @@ mod tests {
     fn what_is_always_blocked() {
         for BlockedPrefix { prefix, what, source } in ALWAYS_BLOCKED {
             assert_eq!(masked(prefix.address, prefix.length), prefix.address, "{prefix} {what} {source}");
-            assert!(prefix.length <= bits(prefix.address) && source.starts_with("RFC "), "{prefix}");
+            let is_known = ["RFC ", "Microsoft, "].iter().any(|by| source.starts_with(by));
+            assert!(prefix.length <= bits(prefix.address) && is_known, "{prefix}");
         }
-        for text in "0.1.2.3 10.9.8.7 100.127.255.255 127.0.0.53 169.254.169.254 172.31.255.255 192.0.0.192 \
+        for text in
+            "0.1.2.3 10.9.8.7 100.127.255.255 127.0.0.53 168.63.129.16 169.254.169.254 172.31.255.255 192.0.0.192 \
              192.0.2.1 192.168.1.1 198.19.0.1 198.51.100.1 203.0.113.1 224.0.0.251 240.0.0.1 \
              255.255.255.255 :: ::1 64:ff9b::7f00:1 64:ff9b:1::1 100::1 2001::1 2001:1ff::1 \
              2001:db8::1 2002:7f00:1::1 fd00:ec2::254 fe80::1 fec0::1 ff02::1 ::127.0.0.1"
-            .split(' ')
+                .split(' ')
         {
             assert!(prefix(text).always_blocked().is_some(), "{text}");
         }
         let mapped: IpAddr = "::ffff:127.0.0.1".parse().expect("an address");
         assert!(ALWAYS_BLOCKED.iter().any(|blocked| blocked.prefix.contains(mapped)));
-        for text in "0.0.0.0/0 ::/0 1.1.1.1 9.255.255.255 11.0.0.0 100.63.0.1 100.128.0.1 172.32.0.1 \
+        for text in "0.0.0.0/0 ::/0 1.1.1.1 9.255.255.255 11.0.0.0 100.63.0.1 100.128.0.1 168.63.129.15 168.63.129.17 172.32.0.1 \
              192.1.0.1 198.20.0.1 223.255.255.255 2001:200::1 2003::1 2606:4700::1111 2a00::1 \
              10.0.0.0/7 2000::/3"
             .split(' ')

@@ -80,7 +80,7 @@ reasons! {
     /// The destination is not in `allow`, or its port not in `ports`.
     NotAllowed = "not-allowed", "to an address or a port that is not allowed";
     /// A question to a resolver that is not the tenant's.
-    Dns = "dns", "to port 53 of a host that is not a resolver of the tenant";
+    Dns = "dns", "to port 53, where \"dns\" is not in `ports` or the host is no resolver of the tenant";
     /// Too many questions to the cache.
     Questions = "questions", "more questions than the cache takes from one tenant";
     /// A port of mail.

@@ -65,6 +65,21 @@ pub enum TenantState {
 }
 
 impl TenantState {
+    /// All states, in the order of their declaration.
+    pub const ALL: [Self; 11] = [
+        Self::Running,
+        Self::Frozen,
+        Self::Down,
+        Self::Asleep,
+        Self::Stopped,
+        Self::Suspended,
+        Self::SuspendedReadOnly,
+        Self::Clearing,
+        Self::Unresponsive,
+        Self::Deleted,
+        Self::Invalid,
+    ];
+
     /// The word in reports.
     #[must_use]
     pub fn word(self) -> &'static str {
@@ -94,6 +109,21 @@ pub enum Severity {
     Warning,
     /// A wall is down.
     Critical,
+}
+
+impl Severity {
+    /// All severities.
+    pub const ALL: [Self; 3] = [Self::Notice, Self::Warning, Self::Critical];
+
+    /// The word in reports.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Notice => "notice",
+            Self::Warning => "warning",
+            Self::Critical => "critical",
+        }
+    }
 }
 
 /// One result of an audit.

@@ -163,6 +163,17 @@ impl Usage {
     }
 }
 
+/// What the memory of a tenant is used for, in bytes. On version 1 of control groups `kernel` is what the other two leave.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryKinds {
+    /// Memory of processes.
+    pub anon: u64,
+    /// Memory of the kernel for them.
+    pub kernel: u64,
+    /// Contents of files, mostly page cache; also those of a tmpfs.
+    pub file: u64,
+}
+
 /// The use of a tenant in one span of the history.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Point {

@@ -11,6 +11,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
+use std::time::UNIX_EPOCH;
 
 const LOG: &str = "audit.log";
 const MARK: &str = "audit.head";
@@ -44,6 +45,12 @@ impl AuditLog {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// When the last audit was logged: when its mark was written.
+    pub(crate) fn last(&self) -> Option<Moment> {
+        let written = std::fs::metadata(self.dir.join(MARK)).and_then(|metadata| metadata.modified()).ok()?;
+        Some(Moment(written.duration_since(UNIX_EPOCH).ok()?.as_secs()))
     }
 
     fn open(&self) -> io::Result<File> {
@@ -115,9 +122,11 @@ mod tests {
         let dir = temp.path().canonicalize().expect("real path");
         let log = || AuditLog::new(dir.clone());
         assert_eq!(log().look(None).expect("looks").problems.len(), 1);
+        assert_eq!(log().last(), None);
         let mut first = log();
         let early = first.add(&report(), Moment(1), "h").expect("adds");
         first.add(&report(), Moment(2), "h").expect("adds");
+        assert!(log().last().is_some());
         let mut second = log();
         let last = second.add(&report(), Moment(3), "h").expect("adds");
         assert_eq!(log().look(None).expect("looks").head, Some(last));

@@ -57,6 +57,7 @@ impl Audits {
         let (host, facts) = (self.tenants.policy.host(), self.tenants.warden.fresh_facts().await?);
         let declared: Vec<Tenant> =
             self.tenants.meant(names, &roster)?.into_iter().filter_map(|(_, tenant)| tenant).collect();
+        let pool = bailiwick_observe::pool_backing(&facts.storage);
         let mut tenants = Vec::new();
         for portion in declared.chunks(MOST_OBSERVED) {
             let names: Vec<TenantName> = portion.iter().map(|tenant| tenant.name.clone()).collect();
@@ -72,6 +73,7 @@ impl Audits {
                     bailiwick_audit::add_silence(&mut report, silent.as_secs());
                 }
                 self.add_state_of_file(&mut report, tenant);
+                bailiwick_audit::add_pool(&mut report, pool.as_ref());
                 let seen = match &networks {
                     Ok((all, problems)) => {
                         NetworkSeen::Answer { facts: all.iter().find(|facts| facts.tenant == tenant.name), problems }

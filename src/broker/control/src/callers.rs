@@ -1,8 +1,9 @@
 //! Identifies the peer of a connection, and the share of places that it uses.
 
-use crate::permission::{Admins, Caller, TenantPermission};
+use crate::permission::{Caller, Listed, TenantPermission};
 use crate::places::{Places, Who};
 use crate::tenants::Tenants;
+use bailiwick_policy::Principal;
 use bailiwick_proto::Failure;
 use std::sync::Arc;
 
@@ -10,21 +11,24 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub(crate) struct Callers {
     tenants: Arc<Tenants>,
-    admins: Admins,
+    admins: Listed,
+    observers: Listed,
+    notifier: Listed,
     pub(crate) places: Arc<Places>,
 }
 
 impl Callers {
     pub(crate) fn new(tenants: Arc<Tenants>, places: Arc<Places>) -> Self {
-        Self { tenants, admins: Admins::default(), places }
+        Self { tenants, admins: Listed::default(), observers: Listed::default(), notifier: Listed::default(), places }
     }
 
     /// Identifies the caller. A tenant's own user is known by its id. The host's user database is asked only about
     /// other users. The roster is read first if no other service has read it yet.
     pub(crate) async fn caller(&self, uid: u32, groups: &[u32]) -> Result<Caller, Failure> {
-        let (pool, admins) = {
+        let (pool, admins, observers, notifier) = {
             let host = &self.tenants.policy.loaded().policy.host;
-            (host.ids, host.admins.clone())
+            let notifier = [Principal::User(host.notices.user.clone())];
+            (host.ids, host.admins.clone(), host.observers.clone(), notifier)
         };
         if uid >= pool.host_users() {
             if self.tenants.warden.known().is_empty() {
@@ -34,13 +38,23 @@ impl Callers {
                 return Ok(Caller::Tenant(TenantPermission { tenant: tenant.clone(), uid }));
             }
         }
-        self.admins.permit(uid, groups, &admins).await.map(Caller::Operator)
+        match self.admins.permit(uid, groups, &admins).await {
+            Ok(permission) => Ok(Caller::Operator(permission)),
+            Err(_) if self.notifier.includes(uid, groups, &notifier).await => Ok(Caller::Notifier),
+            Err(_) if self.observers.includes(uid, groups, &observers).await => Ok(Caller::Observer),
+            Err(failure) => Err(failure),
+        }
     }
 
     /// The share of places for a peer that is not identified yet.
     pub(crate) fn places_of(&self, uid: u32, groups: &[u32]) -> Who {
         let pool = self.tenants.policy.loaded().policy.host.ids;
-        Who::of(uid, pool, self.admins.were(uid, groups))
+        match Who::of(uid, pool, self.admins.were(uid, groups)) {
+            Who::Stranger(uid) if self.observers.were(uid, groups) || self.notifier.were(uid, groups) => {
+                Who::Observer(uid)
+            }
+            who => who,
+        }
     }
 
     /// Has the user database queried for the operators, so that the first one need not compete with strangers for a
@@ -60,7 +74,11 @@ mod tests {
     #[tokio::test]
     async fn the_user_database_is_not_asked_about_tenants() {
         let dir = tempfile::tempdir().expect("makes");
-        std::fs::write(dir.path().join("bailiwick.toml"), "admins = [\"daemon\"]\n").expect("writes");
+        std::fs::write(
+            dir.path().join("bailiwick.toml"),
+            "admins = [\"daemon\"]\nobservers = [\"mail\", \"4000000000\"]\nnotices = { user = \"news\" }\n",
+        )
+        .expect("writes");
         let services = Services::open(dir.path()).expect("is valid");
         let pool = services.host().ids;
         let alice: TenantName = "alice".parse().expect("a name");
@@ -74,7 +92,16 @@ mod tests {
         // The database is not asked about root either.
         assert!(matches!(services.callers.caller(0, &[]).await, Ok(Caller::Operator(_))));
         assert!(!services.callers.admins.were_asked().await);
+        // `mail` is user 8 on every Debian. It has a place of its own once it is known.
+        assert_eq!(services.callers.places_of(8, &[]), Who::Stranger(8));
         assert!(services.callers.caller(65_000, &[]).await.is_err());
         assert!(services.callers.admins.were_asked().await);
+        assert!(matches!(services.callers.caller(8, &[]).await, Ok(Caller::Observer)));
+        assert_eq!(services.callers.places_of(8, &[]), Who::Observer(8));
+        // `news` is user 9.
+        assert!(matches!(services.callers.caller(9, &[]).await, Ok(Caller::Notifier)));
+        assert_eq!(services.callers.places_of(9, &[]), Who::Observer(9));
+        // A number is in no database.
+        assert!(matches!(services.callers.caller(4_000_000_000, &[]).await, Ok(Caller::Observer)));
     }
 }

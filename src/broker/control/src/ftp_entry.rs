@@ -6,11 +6,13 @@
 use crate::door;
 use crate::ftp::{Ftp, Held, Note};
 use crate::permission::{OperatorPermission, RootPermission};
-use crate::refusals::{Client, Refusals};
+use crate::refusals::{Client, Refusals, check};
 use crate::sessions::{SessionGuard, SessionRequest, Sessions};
 use crate::tenants::Tenants;
 use crate::waking::{Cause, Waking};
 use bailiwick_plan::seed::LOGIN_ID;
+use bailiwick_policy::Tenant;
+use bailiwick_proto::control::WhyCheck;
 use bailiwick_proto::warden::FtpProcess;
 use bailiwick_proto::{Failure, WardenRequest};
 use bailiwick_sys::process;
@@ -25,6 +27,10 @@ use tracing::warn;
 /// A hash of random bytes that nobody has kept, with the method and cost of `bailiwick password`. It is used when no
 /// login exists to take the method from.
 const NOBODY: &str = "$y$j9T$D7TvcSFvIlGpEkFVkXmRs0$PVJVZr.iZXKXOrpzJwLvzzeg65p20T86Q0D3KhW3Dv0";
+
+fn no_login(what: &str) -> Failure {
+    Failure::of(ExitStatus::Refused, format!("there is no login {what}"))
+}
 
 /// Lets FTP logins into jails and counts them.
 #[derive(Debug)]
@@ -89,8 +95,7 @@ impl FtpEntry {
             let tenant = self.tenants.policy.declared(&user.tenant)?;
             door::check_open(&tenant, Door::Ftp)?;
             let login = tenant.ftp.iter().find(|login| login.name == user.name);
-            let login =
-                login.ok_or_else(|| Failure::of(ExitStatus::Refused, format!("there is no login \"{user}\"")))?;
+            let login = login.ok_or_else(|| no_login(&format!("\"{user}\"")))?;
             let request = SessionRequest {
                 door: Door::Ftp,
                 user: user.to_string(),
@@ -108,6 +113,28 @@ impl FtpEntry {
             Ok(counted)
         };
         entered.await.inspect_err(|failure| self.refusals.log(&client, &user.tenant, failure))
+    }
+
+    /// Runs the checks of [`Self::enter`] for one session more, in their order. Nothing is counted or woken.
+    pub(crate) fn rehearse(&self, tenant: &Tenant, login: Option<&str>) -> Vec<WhyCheck> {
+        let mut checks = vec![check("door", "it is open", door::check_open(tenant, Door::Ftp))];
+        let name = login.map(|login| login.split('@').next().unwrap_or_default());
+        let known = tenant.ftp.iter().find(|known| name.is_none_or(|name| known.name.as_str() == name));
+        let logins = tenant.ftp.iter().map(|login| format!("{}@{}", login.name, tenant.name)).collect::<Vec<_>>();
+        let refusal = || match (name, logins.as_slice()) {
+            (_, []) => no_login(&format!("for FTP in the file of \"{}\": add one below [[ftp]]", tenant.name)),
+            (name, logins) => {
+                let name = name.unwrap_or_default();
+                no_login(&format!("\"{name}@{}\"; there are: {}", tenant.name, logins.join(", ")))
+            }
+        };
+        checks.push(check("login", format!("there are: {}", logins.join(", ")), known.map(drop).ok_or_else(refusal)));
+        if let Some(login) = known {
+            let user = format!("{}@{}", login.name, tenant.name);
+            let (found, counted) = self.sessions.would_enter(tenant, Door::Ftp, &user, login.sessions);
+            checks.push(check("sessions", found, counted));
+        }
+        checks
     }
 
     /// The process has entered the jail, and counts until it ends. It waits for this reply, so its pid cannot belong to

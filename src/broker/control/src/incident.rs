@@ -122,12 +122,19 @@ impl Incidents {
         self.open.retain(|(whose, _), _| whose != tenant);
     }
 
-    /// Returns the incidents that changed since the last call, and forgets those that are over.
-    pub(crate) fn settle(&mut self, now: Moment) -> Vec<&mut Incident> {
+    /// Returns the incidents that are over, which it forgets, and those that changed since the last call.
+    pub(crate) fn settle(&mut self, now: Moment) -> (Vec<Incident>, Vec<&mut Incident>) {
         // A clock that was set back ends no incident.
-        self.open.retain(|_, open| open.changed || now.0 <= open.incident.until.0.saturating_add(GAP));
+        let is_over = |open: &Open| !open.changed && now.0 > open.incident.until.0.saturating_add(GAP);
+        let keys: Vec<_> = self.open.iter().filter(|(_, open)| is_over(open)).map(|(key, _)| key.clone()).collect();
+        let over = keys.iter().filter_map(|key| self.open.remove(key)).map(|open| open.incident).collect();
         let changed = |open: &mut Open| std::mem::take(&mut open.changed);
-        self.open.values_mut().filter_map(|open| changed(open).then_some(&mut open.incident)).collect()
+        (over, self.open.values_mut().filter_map(|open| changed(open).then_some(&mut open.incident)).collect())
+    }
+
+    /// Whether an incident of a tenant is open.
+    pub(crate) fn is_open(&self, tenant: &TenantName, kind: IncidentKind) -> bool {
+        self.open.contains_key(&(tenant.clone(), kind))
     }
 }
 
@@ -189,21 +196,23 @@ mod tests {
             }
         }
         assert_eq!(taken, (0..10).map(|index| 1000 + index * 30).collect::<Vec<_>>());
-        let settled = incidents.settle(Moment(5000));
+        let (_, settled) = incidents.settle(Moment(5000));
         assert_eq!(settled.len(), 1);
         assert_eq!((settled[0].from, settled[0].until, settled[0].faults), (Moment(1000), Moment(4990), 800));
-        assert_eq!(incidents.settle(Moment(5001)).len(), 0, "nothing new");
+        assert_eq!(incidents.settle(Moment(5001)).1.len(), 0, "nothing new");
     }
 
     #[test]
     fn after_five_quiet_minutes_it_is_another_one() {
         let mut incidents = Incidents::default();
         assert!(incidents.note(&name(), TASKS, 1, Moment(1000)));
-        assert_eq!(incidents.settle(Moment(1290)).len(), 1);
+        assert_eq!(incidents.settle(Moment(1290)).1.len(), 1);
         assert!(incidents.note(&name(), TASKS, 1, Moment(1300)));
         assert!(incidents.note(&name(), MEMORY, 1, Moment(1300)), "another kind is another incident");
-        assert_eq!(incidents.settle(Moment(1310)).len(), 2);
-        assert_eq!(incidents.settle(Moment(1700)).len(), 0);
+        let (over, changed) = incidents.settle(Moment(1310));
+        assert_eq!((over.len(), changed.len()), (0, 2));
+        let (over, changed) = incidents.settle(Moment(1700));
+        assert_eq!((over.len(), changed.len()), (2, 0));
         assert!(incidents.note(&name(), TASKS, 1, Moment(1700)));
         let incident = incidents.add(&name(), TASKS, snapshot(1700)).expect("new");
         assert_eq!((incident.from, incident.faults), (Moment(1700), 1));
@@ -223,7 +232,7 @@ mod tests {
         };
         incidents.restore(vec![old(1000)], Moment(1100));
         assert!(incidents.note(&name(), MEMORY, 1, Moment(1101)));
-        assert_eq!(incidents.settle(Moment(1101))[0].id, 7);
+        assert_eq!(incidents.settle(Moment(1101)).1[0].id, 7);
         let mut incidents = Incidents::default();
         incidents.restore(vec![old(600)], Moment(1100));
         assert!(incidents.note(&name(), MEMORY, 1, Moment(1101)));

@@ -8,7 +8,7 @@
 use bailiwick_proto::frame::MAX_REPLY;
 use bailiwick_proto::net::{MAX_NET_REQUEST, MOST_CONNECTIONS, MOST_NETWORKS, NetProblem};
 use bailiwick_proto::{Failure, Incoming, NetReply, NetRequest, TransportError, time_limits, transport};
-use bailiwick_sys::socket;
+use bailiwick_sys::{file, socket};
 use bailiwick_types::{ExitStatus, NetworkConnection, NetworkFacts, NetworkTraffic, TenantName};
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
@@ -18,6 +18,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
 
+/// The file beside the socket with the reason why the link could not be made ([`bailiwick_proto::NET_ERROR`]), and its most bytes.
+const ERROR: &str = "error";
+const MAX_ERROR: usize = 64 << 10;
 /// The most problems that `status` shows.
 const MOST_PROBLEMS: usize = 100;
 /// The most that an audit judges: more than `bailiwick-net` remembers.
@@ -137,10 +140,10 @@ impl NetLink {
         let problems = match self.ask(&NetRequest::Problems) {
             Ok(NetReply::Problems(problems)) => problems,
             Ok(_) => return vec![NetError::Unexpected.to_string()],
-            Err(NetError::NoSocket) => return Vec::new(),
+            Err(NetError::NoSocket) => return self.reason().into_iter().collect(),
             // The socket is there, so it ran before.
-            Err(NetError::NobodyListens) => return vec![NetError::Late.to_string()],
-            Err(error) => return vec![Failure::from(error).message],
+            Err(NetError::NobodyListens) => return vec![self.with_reason(NetError::Late.to_string())],
+            Err(error) => return vec![self.with_reason(Failure::from(error).message)],
         };
         let more = problems.len().saturating_sub(MOST_PROBLEMS);
         let mut texts: Vec<String> = problems.into_iter().take(MOST_PROBLEMS).map(|problem| problem.text).collect();
@@ -148,6 +151,20 @@ impl NetLink {
             texts.push(format!("the network has {more} more problems"));
         }
         texts
+    }
+
+    /// Why the link to the host could not be made, if it could not.
+    fn reason(&self) -> Option<String> {
+        let file = std::fs::File::open(self.socket.with_file_name(ERROR)).ok()?;
+        let text = file::read_bounded(file.into(), MAX_ERROR).ok()?;
+        Some(String::from_utf8_lossy(&text).trim().to_owned()).filter(|text| !text.is_empty())
+    }
+
+    fn with_reason(&self, text: String) -> String {
+        match self.reason() {
+            Some(reason) => format!("{text}: {reason}"),
+            None => text,
+        }
     }
 
     /// What is worth telling of the volumes of the month, by tenant: a share that is reached, or all of it. It is among the problems too.
@@ -330,6 +347,21 @@ mod tests {
         let (connections, cut) = link.connections(&name("alice")).expect("answers");
         assert_eq!((connections.len(), cut), (MOST_CONNECTIONS, true));
         assert_eq!(link.problems(), [no.message]);
+    }
+
+    #[test]
+    fn the_reason_why_there_is_no_link_is_told() {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let mut link = link_at(&temp);
+        assert_eq!(link.problems(), [""; 0], "no network, and nothing wrong");
+        let error = link.socket.with_file_name(ERROR);
+        std::fs::create_dir_all(error.parent().expect("a folder")).expect("makes");
+        std::fs::write(&error, "10.64.1.1 is an address of wan\n").expect("writes");
+        assert_eq!(link.problems(), ["10.64.1.1 is an address of wan"]);
+        drop(UnixListener::bind(&link.socket).expect("binds"));
+        let late = "bailiwick-net does not answer; `systemctl status bailiwick-net` says how it is";
+        assert_eq!(link.problems(), [format!("{late}: 10.64.1.1 is an address of wan")]);
+        assert!(bailiwick_proto::NET_ERROR.ends_with(&format!("/{ERROR}")));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::permission::OperatorPermission;
 use crate::tenants::Tenants;
 use bailiwick_proto::Failure;
 use bailiwick_proto::control::TenantNetwork;
-use bailiwick_types::{ExitStatus, NetworkConnection, NetworkFacts, NetworkTraffic, TenantName};
+use bailiwick_types::{ExitStatus, NetworkConnection, NetworkFacts, NetworkMode, NetworkTraffic, TenantName};
 use std::sync::Arc;
 
 /// The networks of tenants.
@@ -32,11 +32,22 @@ impl Networks {
         self.tenants.check_known(std::slice::from_ref(tenant))?;
         let asked = tenant.clone();
         let facts = self.net.with(move |link| link.observe_one(&asked)).await?;
-        let facts = facts.filter(has_network).ok_or_else(|| {
-            let message = format!("{tenant} has no network: write mode = \"outbound\" below [network]");
-            Failure::of(ExitStatus::Refused, message)
-        })?;
+        let facts = facts.filter(has_network).ok_or_else(|| self.without(tenant))?;
         Ok(TenantNetwork { facts, connections: None, cut: false })
+    }
+
+    /// Why `bailiwick-net` has nothing to say of a tenant.
+    fn without(&self, tenant: &TenantName) -> Failure {
+        let declared =
+            self.tenants.policy.declared(tenant).is_ok_and(|tenant| tenant.settings.network.mode != NetworkMode::None);
+        let message = if !declared {
+            format!("{tenant} has no network: write mode = \"outbound\" below [network]")
+        } else if self.tenants.awake().contains(tenant) {
+            format!("the jail of {tenant} runs and is not connected; `bailiwick restart {tenant}` connects it")
+        } else {
+            format!("the jail of {tenant} is not connected, because it does not run; `bailiwick start {tenant}`")
+        };
+        Failure::of(ExitStatus::Refused, message)
     }
 
     /// Open connections of a tenant, and whether there are more.

@@ -16,12 +16,13 @@ use crate::sessions::Sessions;
 use crate::start_failures::StartFailures;
 use crate::tenants::Tenants;
 use crate::warden_client::{Roster, unexpected};
+use bailiwick_observe::PoolBacking;
 use bailiwick_plan::difference;
 use bailiwick_plan::lifecycle::{Actual, JailState, JailStep, desired, next, tenant_state};
 use bailiwick_policy::{Declared, Settings, Tenant};
 use bailiwick_proto::control::{HostStatus, MemoryUse, TenantDetail, TenantState, TenantSummary};
 use bailiwick_proto::warden::{MOST_COMPARED, RosterEntry};
-use bailiwick_proto::{Failure, WardenReply, WardenRequest};
+use bailiwick_proto::{Failure, WardenReply, WardenRequest, time_limits};
 use bailiwick_types::{Action, Change, Door, ExitStatus, HostFacts, HostSocketName, LentSocket, LimitKey, TenantName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -71,6 +72,8 @@ impl Overview {
                     }
                     if let Ok(facts) = in_time(self.tenants.warden.fresh_facts()).await {
                         problems.extend(self.lost_by_restart(&roster, &facts));
+                        let pool = bailiwick_observe::pool_backing(&facts.storage);
+                        problems.extend(pool.iter().flat_map(PoolBacking::problems));
                     }
                 }
                 Err(failure) => problems.push(failure.message),
@@ -132,11 +135,22 @@ impl Overview {
         Ok(self.summaries(&self.tenants.warden.roster().await?))
     }
 
+    /// How many tenants are in each state; `None` when the warden does not say it soon.
+    pub(crate) async fn states(&self) -> Option<BTreeMap<TenantState, u64>> {
+        let asked = tokio::time::timeout(time_limits::METRICS_WARDEN, self.tenants.warden.roster());
+        let roster = asked.await.ok()?.ok()?;
+        let loaded = self.tenants.policy.loaded();
+        let mut states = BTreeMap::new();
+        for name in known_names(&loaded, &roster) {
+            let actual = self.actual(name, roster.get(name));
+            *states.entry(tenant_state(desired(loaded.declaration(name)).jail, &actual)).or_default() += 1;
+        }
+        Some(states)
+    }
+
     fn summaries(&self, roster: &Roster) -> Vec<TenantSummary> {
         let loaded = self.tenants.policy.loaded();
-        let names: BTreeSet<&TenantName> =
-            loaded.policy.tenants.keys().chain(roster.keys()).chain(&loaded.invalid).collect();
-        names.into_iter().map(|name| self.summary(name, &loaded, roster.get(name))).collect()
+        known_names(&loaded, roster).into_iter().map(|name| self.summary(name, &loaded, roster.get(name))).collect()
     }
 
     fn summary(&self, name: &TenantName, loaded: &Loaded, entry: Option<&RosterEntry>) -> TenantSummary {
@@ -173,13 +187,14 @@ impl Overview {
     ) -> Result<TenantDetail, Failure> {
         let entry = self.tenants.warden.entry(name).await?;
         let entry = entry.as_ref();
-        let (summary, tenant, host) = {
+        let (summary, tenant, host, notices) = {
             let loaded = self.tenants.policy.loaded();
             let tenant = loaded.policy.tenants.get(name).cloned();
             if tenant.is_none() && entry.is_none() && !loaded.invalid.contains(name) {
                 return Err(unknown(name));
             }
-            (self.summary(name, &loaded, entry), tenant, loaded.policy.host.clone())
+            let notices = tenant.as_ref().map(|tenant| loaded.policy.notices_of(tenant)).unwrap_or_default();
+            (self.summary(name, &loaded, entry), tenant, loaded.policy.host.clone(), notices)
         };
         let doors = |choice: fn(&Settings) -> &BTreeSet<Door>| match &tenant {
             Some(tenant) => choice(&tenant.settings).iter().map(ToString::to_string).collect(),
@@ -238,6 +253,8 @@ impl Overview {
             memory,
             host_sockets,
             mail: tenant.as_ref().and_then(|tenant| tenant.settings.mail),
+            contact: tenant.map(|tenant| tenant.contact).unwrap_or_default(),
+            notices,
         })
     }
 
@@ -274,6 +291,11 @@ impl Overview {
         }
         Ok(changes)
     }
+}
+
+/// The tenants that are declared, whose files have errors, or that the warden knows.
+fn known_names<'a>(loaded: &'a Loaded, roster: &'a Roster) -> BTreeSet<&'a TenantName> {
+    loaded.policy.tenants.keys().chain(roster.keys()).chain(&loaded.invalid).collect()
 }
 
 /// Waits for the warden at most [`STATUS_TIME`], because a person waits at a terminal.

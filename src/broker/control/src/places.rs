@@ -17,6 +17,8 @@ const PART_OF_DESCRIPTORS: usize = 2;
 const OF_TENANT: Share = Share { connections: 128, bytes: 1 << 20 };
 /// The same for an operator who is not root.
 const OF_OPERATOR: Share = Share { connections: 1024, bytes: 16 << 20 };
+/// The same for one of the `observers`: its requests are small.
+const OF_OBSERVER: Share = Share { connections: 16, bytes: 16 << 10 };
 /// The same for any other user: enough to receive a refusal.
 const OF_STRANGER: Share = Share { connections: 8, bytes: 0 };
 /// The most connections of all such users together.
@@ -38,6 +40,8 @@ pub(crate) enum Who {
     Root,
     /// A user of `admins`.
     Operator(u32),
+    /// A user of `observers`.
+    Observer(u32),
     /// Any id of a tenant, by the first id of its range.
     Tenant(u32),
     Stranger(u32),
@@ -63,6 +67,7 @@ impl Who {
         match self {
             Self::Root => None,
             Self::Operator(_) => Some(OF_OPERATOR),
+            Self::Observer(_) => Some(OF_OBSERVER),
             Self::Tenant(_) => Some(OF_TENANT),
             Self::Stranger(_) => Some(OF_STRANGER),
         }

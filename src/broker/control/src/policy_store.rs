@@ -79,6 +79,7 @@ impl PolicyStore {
         let fingerprint = bailiwick_policy::fingerprint(config);
         let Reading { policy, diagnostics, invalid, last_good } = store.read();
         let problems = log_problems(&diagnostics);
+        log_new_problems(&[], &problems);
         let policy = policy.ok_or(OpenError::Policy(diagnostics))?;
         let readings_with_problems = u64::from(!problems.is_empty());
         let logins_dir = policy.host.runtime_dir.join(CONTROL_DIR);
@@ -146,6 +147,7 @@ impl PolicyStore {
         let failure = (!problems.is_empty())
             .then(|| Failure::of(ExitStatus::Invalid, bailiwick_diagnostics::render(&diagnostics)));
         let mut loaded = self.loaded();
+        log_new_problems(&loaded.problems, &problems);
         if !loaded.problems.is_empty() && problems.is_empty() {
             info!(target: "bailiwick::event", event = "policy-repaired", "the policy has no error any more");
         }
@@ -219,6 +221,16 @@ pub(crate) fn unknown(name: &TenantName) -> Failure {
 pub(crate) fn without_policy(name: &TenantName) -> Failure {
     let message = format!("the file of \"{name}\" has errors, and nothing is known from before; see `bailiwick check`");
     Failure::of(ExitStatus::Invalid, message)
+}
+
+/// Logs once how many problems are new, with the first of them.
+fn log_new_problems(before: &[String], now: &[String]) {
+    let before: BTreeSet<&String> = before.iter().collect();
+    let mut new = now.iter().filter(|problem| !before.contains(problem)).peekable();
+    if let Some(first) = new.peek().copied() {
+        let count = new.count();
+        warn!(target: "bailiwick::event", event = "policy-invalid", count, first, "the policy has {count} new problems, the first is: {first}");
+    }
 }
 
 fn log_problems(diagnostics: &[Diagnostic]) -> Vec<String> {

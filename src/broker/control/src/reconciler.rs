@@ -11,15 +11,15 @@ use crate::recorder::Recorder;
 use crate::session_end::SessionEnd;
 use crate::sessions::Sessions;
 use crate::start_failures::StartFailures;
-use crate::sync::{Turn, Turns, Wake, at_once};
+use crate::sync::{Turn, Turns, Wake, at_once, lock};
 use crate::tenants::Tenants;
 use crate::timers::Timers;
 use bailiwick_proto::control::{Done, TenantOutcome, Verb};
 use bailiwick_proto::{Failure, Hold, WardenReply, WardenRequest};
-use bailiwick_types::{ExitStatus, FrozenBy, HostUid, NetworkMode, TenantName};
+use bailiwick_types::{DurationCounts, ExitStatus, FrozenBy, HostUid, NetworkMode, TenantName};
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
@@ -66,6 +66,8 @@ pub(crate) struct Reconciler {
     /// Woken after each round, and after each change of a jail.
     pub(crate) changed: Wake,
     wake_keeper: Wake,
+    /// How long starts of jails took.
+    start_times: Mutex<DurationCounts>,
     /// Held during a round, and while an operator's request is carried out: each begins with what all tenants are.
     changing: tokio::sync::Mutex<()>,
     /// Held during a change of a tenant: two changes must not start and stop the same jail. Whoever wakes a tenant, or
@@ -102,6 +104,7 @@ impl Reconciler {
             first_round,
             changed,
             wake_keeper,
+            start_times: Mutex::default(),
             changing,
             turns,
         }
@@ -305,7 +308,11 @@ impl Reconciler {
         }
         let ends = matches!(request, WardenRequest::Stop { .. } | WardenRequest::Restart { .. });
         let inside = if ends { self.sessions.begun_in(tenant) } else { Vec::new() };
+        let begun = Instant::now();
         let reply = self.tenants.warden.ask(&request).await;
+        if matches!((&request, &reply), (WardenRequest::Start { .. }, Ok(WardenReply::Done))) {
+            lock(&self.start_times).count(begun.elapsed());
+        }
         if matches!(&reply, Ok(reply) if !matches!(reply, WardenReply::GoesOn)) {
             self.sessions.jail_gone(&inside);
         }
@@ -344,6 +351,11 @@ impl Reconciler {
         }
     }
 
+    /// How long starts of jails took, from the request to the warden to its reply.
+    pub(crate) fn start_times(&self) -> DurationCounts {
+        lock(&self.start_times).clone()
+    }
+
     /// Whether the policy gives a tenant a network.
     fn has_network(&self, tenant: &TenantName) -> bool {
         let loaded = self.tenants.policy.loaded();
@@ -357,7 +369,10 @@ impl Reconciler {
         verb: Verb,
         names: &[TenantName],
     ) -> Vec<TenantOutcome> {
-        info!(target: "bailiwick::event", event = "lifecycle", verb = ?verb, uid = permission.uid, "user {} asks to {verb:?} {} tenants", permission.uid, names.len());
+        let word = format!("{verb:?}").to_lowercase();
+        for name in names {
+            info!(target: "bailiwick::event", tenant = %name, event = "lifecycle", verb = word, uid = permission.uid, "user {} asks to {word} {name}", permission.uid);
+        }
         self.tenants.policy.reload().ok();
         let _one = self.changing.lock().await;
         if matches!(verb, Verb::Start | Verb::Restart) && names.iter().any(|name| self.has_network(name)) {

@@ -4,12 +4,16 @@
 //! Danger: the evidence of incidents contains names that tenants choose, and a tenant can cause faults without end. The
 //! size of an incident is bounded, and of faults only the number is kept.
 
+mod events;
+mod limits;
+mod metering;
 mod sampling;
 mod traffic;
 
 use crate::audit_log::{self, AuditLog, Looked};
 use crate::incident::{IncidentKind, Incidents};
 use crate::net_client::NetLink;
+use crate::outbox::{Outbox, now};
 use crate::policy_store::PolicyStore;
 use crate::pressure::{self, Span};
 use crate::sessions::Sessions;
@@ -19,16 +23,18 @@ use bailiwick_audit::chain::Head;
 use bailiwick_history::{History, Retention, Sample};
 use bailiwick_observe::{Gauge, Meter, Reading};
 use bailiwick_proto::frame::{MAX_REPLY, MAX_REQUEST};
-use bailiwick_proto::warden::{QuotaHit, RosterEntry, WardenEvent};
+use bailiwick_proto::warden::{QuotaHit, Reached, RosterEntry, WardenEvent};
 use bailiwick_proto::{
     Failure, Incoming, NET_SOCKET, TransportError, WARDEN_SOCKET, WardenReply, WardenRequest, time_limits, transport,
 };
 use bailiwick_sys::proc;
 use bailiwick_sys::watch::{Changes, Watched};
 use bailiwick_types::{
-    AuditReport, DiskFact, ExitStatus, Fault, LimitKey, Measure, Moment, RefusedPacket, Resource, Snapshot, SocketName,
-    SocketUse, TenantName, TenantUsage, Usage, Window,
+    AuditReport, DiskFact, ExitStatus, Fault, Incident, LimitKey, Measure, Moment, RefusedPacket, Resource, Snapshot,
+    SocketName, SocketUse, TenantName, TenantUsage, Usage, Window,
 };
+use events::EventWriter;
+use metering::Metering;
 use rustix::event::{PollFd, PollFlags};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
@@ -36,7 +42,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 use traffic::TrafficMeter;
@@ -73,6 +79,7 @@ pub(crate) struct Sources {
     pub(crate) policy: Arc<PolicyStore>,
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) reconciler: Wake,
+    pub(crate) outbox: Arc<Outbox>,
     /// The directory for this program's own files.
     pub(crate) own_dir: PathBuf,
 }
@@ -83,6 +90,7 @@ impl Recorder {
         let (wake, woken) = UnixStream::pair()?;
         wake.set_nonblocking(true)?;
         woken.set_nonblocking(true)?;
+        sources.outbox.wakes(wake.try_clone()?);
         #[expect(
             clippy::disallowed_methods,
             reason = "a request waits for its answer, and the rest comes no faster than jails do"
@@ -125,6 +133,13 @@ impl Recorder {
         }
     }
 
+    /// Tells the thread that the policy was read again.
+    pub(crate) fn policy_was_read(&self) {
+        if let Some(thread) = self.thread.get() {
+            thread.send(Box::new(RecorderState::compare_policy));
+        }
+    }
+
     /// Tells the thread that jails have started or ended.
     pub(crate) fn jails_changed(&self) {
         if let Some(thread) = self.thread.get() {
@@ -154,6 +169,8 @@ struct TenantSampler {
     seen: Reading,
     /// The time and the reading of the last live query.
     looked: Option<(Instant, Reading)>,
+    /// The last reading of all tenants, for the metrics.
+    metered: Reading,
 }
 
 /// Faults that are not in the history yet.
@@ -200,6 +217,8 @@ pub(crate) struct RecorderState {
     complained: Option<Instant>,
     /// The same for traffic that is not measured.
     complained_of_traffic: Option<Instant>,
+    events: EventWriter,
+    metering: Metering,
 }
 
 /// Takes the events that have arrived.
@@ -213,11 +232,6 @@ fn take_events(incoming: &mut Incoming, events: &mut Vec<WardenEvent>) -> Result
         }
     }
     Ok(())
-}
-
-fn now() -> Moment {
-    // A clock before 1970 is not set. It counts as 0.
-    Moment(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()))
 }
 
 impl RecorderState {
@@ -248,12 +262,16 @@ impl RecorderState {
             pressed: BTreeMap::new(),
             complained: None,
             complained_of_traffic: None,
+            events: EventWriter::default(),
+            metering: Metering::default(),
         })
     }
 
     fn run(&mut self, commands: &Receiver<Command>, woken: &UnixStream) {
         self.open_history();
+        self.compare_policy();
         loop {
+            self.write_events();
             self.listen_to_warden();
             let (heard, changed) = self.wait(woken);
             drop({
@@ -297,6 +315,9 @@ impl RecorderState {
         if self.stale {
             time = time.min(REFRESH_TIME);
         }
+        if self.sources.outbox.is_waiting() {
+            time = time.min(self.events.next.saturating_duration_since(Instant::now()));
+        }
         let time = rustix::time::Timespec {
             tv_sec: i64::try_from(time.as_secs()).unwrap_or(60),
             tv_nsec: i64::from(time.subsec_nanos()),
@@ -326,6 +347,7 @@ impl RecorderState {
                 let recent = Window { from: Moment(now().0.saturating_sub(600)), until: Moment(u64::MAX >> 1) };
                 let going_on = history.incidents(None, recent, 10_000).unwrap_or_default();
                 self.incidents.restore(going_on, now());
+                self.learn_told();
             }
             Err(_) => self.complain(),
         }
@@ -361,8 +383,12 @@ impl RecorderState {
             Ok(stream)
         };
         self.told = listen().ok().map(|stream| (stream, Incoming::new(MAX_REPLY, 0)));
+        let before = self.sources.outbox.told();
         if self.told.is_some() && self.refresh().is_err() {
             self.told = None;
+        }
+        if self.told.is_some() {
+            self.compare_jails(&before);
         }
     }
 
@@ -390,6 +416,7 @@ impl RecorderState {
         }
         if gone {
             self.told = None;
+            self.tell_of_warden(events::LOST);
             // Wait before the next connection: a connection starts the warden again, and an operator may just be
             // stopping it.
             self.told_at = Instant::now() + RETRY_TIME;
@@ -397,6 +424,7 @@ impl RecorderState {
         for event in events {
             match event {
                 WardenEvent::Ended { tenant } => {
+                    info!(target: "bailiwick::event", tenant = %tenant, event = "jail-ended", "the jail of {tenant} has ended without a request");
                     self.live.remove(&tenant);
                     self.sources.reconciler.wake();
                 }
@@ -409,6 +437,7 @@ impl RecorderState {
                 }
                 WardenEvent::Pressure { resource } => self.look_into_pressure(resource),
                 WardenEvent::Reserve { reached } => {
+                    self.metering.reserve_reached = Some(reached == Reached::Yes);
                     warn!(target: "bailiwick::event", event = "reserve-of-disk", reached = ?reached, "the reserve of disk space: {reached:?}");
                 }
             }
@@ -442,8 +471,8 @@ impl RecorderState {
             // Usage before the first reading may be older than this minute, so it is not counted.
             let gauge = meter.gauge(&entry.cgroups);
             let reading = meter.read(&gauge);
-            let live =
-                TenantSampler { entry, gauge, sampled: (Instant::now(), reading.clone()), seen: reading, looked: None };
+            let (sampled, metered) = ((Instant::now(), reading.clone()), reading.clone());
+            let live = TenantSampler { entry, gauge, sampled, seen: reading, looked: None, metered };
             self.live.insert(tenant, live);
         }
         let live = &self.live;
@@ -478,6 +507,7 @@ impl RecorderState {
     /// Records that a limit was hit `count` times.
     fn fault(&mut self, tenant: &TenantName, limit: LimitKey, count: u64) {
         self.count(tenant, IncidentKind::Limit(limit), count);
+        self.tell_of_fault(tenant, limit);
         // Reclaim at `memory_high` and processor throttling are the normal effect of those limits and happen every
         // minute. They are counted, and they make no incident here.
         if !matches!(limit, LimitKey::Cpu | LimitKey::MemoryHigh) {
@@ -488,6 +518,7 @@ impl RecorderState {
     /// Records requests that the web server refused as hits of `entries`.
     fn refused_requests(&mut self, refused: Refused) {
         for (tenant, sockets) in refused {
+            self.tell_of_fault(&tenant, LimitKey::Entries);
             let count = sockets.values().fold(0, |sum: u64, count| sum.saturating_add(*count));
             self.count(&tenant, IncidentKind::Limit(LimitKey::Entries), count);
             self.incident_at(&tenant, IncidentKind::Limit(LimitKey::Entries), count, &sockets);
@@ -514,6 +545,7 @@ impl RecorderState {
 
     /// Counts faults for the next sample.
     fn count(&mut self, tenant: &TenantName, kind: IncidentKind, count: u64) {
+        self.metering.faulted(tenant, kind, count);
         match self.pending.iter_mut().find(|fault| fault.tenant == *tenant && fault.kind == kind) {
             Some(fault) => fault.count = fault.count.saturating_add(count),
             None => self.pending.push(Pending { at: now(), tenant: tenant.clone(), kind, count }),
@@ -547,9 +579,10 @@ impl RecorderState {
     fn add_snapshot(&mut self, tenant: &TenantName, kind: IncidentKind, snapshot: Snapshot) {
         let Some(incident) = self.incidents.add(tenant, kind, snapshot) else { return };
         if incident.id == 0 {
-            info!(target: "bailiwick::event", tenant = %tenant, event = "incident", limit = incident.kind, "{tenant} has an incident: {kind}");
+            self.metering.incident_began(tenant, kind);
             incident.id =
                 self.history.as_mut().ok().and_then(|history| history.begin_incident(incident).ok()).unwrap_or(0);
+            info!(target: "bailiwick::event", tenant = %tenant, event = "incident", limit = incident.kind, incident = incident.id, "{tenant} has an incident: {kind}");
         } else if let Ok(history) = &mut self.history {
             // If this fails, the next sample stores the incident again.
             drop(history.update_incident(incident));
@@ -558,6 +591,8 @@ impl RecorderState {
 
     /// Appends an audit to the audit log.
     pub(crate) fn log_audit(&mut self, report: &AuditReport) -> io::Result<Head> {
+        self.compare_findings(report);
+        self.metering.audited(report);
         self.audits.add(report, now(), &audit_log::host_name())
     }
 
@@ -571,6 +606,7 @@ impl RecorderState {
         self.disks.remove(tenant);
         self.pending.retain(|fault| fault.tenant != *tenant);
         self.incidents.forget(tenant);
+        self.metering.forget(tenant);
         self.history()?.forget(tenant).map_err(|error| Failure::new(ExitStatus::Failed, &error))
     }
 
@@ -587,7 +623,9 @@ mod tests {
     use super::*;
     use crate::fake::{self, Answer, NetAnswer};
     use bailiwick_proto::{NetReply, NetRequest};
-    use bailiwick_types::{HostFacts, NetworkFacts, NetworkTraffic, StorageFacts, Traffic, Volume};
+    use bailiwick_types::{
+        HostFacts, MetricsDetail, MonthUse, NetworkFacts, NetworkTraffic, StorageFacts, Traffic, Volume,
+    };
 
     /// A state whose history is that of the services.
     fn state(services: &crate::Services, own_dir: &std::path::Path) -> RecorderState {
@@ -595,6 +633,7 @@ mod tests {
             policy: Arc::clone(&services.tenants.policy),
             sessions: Arc::clone(&services.sessions),
             reconciler: Wake::default(),
+            outbox: Arc::clone(&services.outbox),
             own_dir: own_dir.to_owned(),
         };
         let mut state = RecorderState::new(sources, Arc::default()).expect("makes");
@@ -676,6 +715,26 @@ mod tests {
             assert_eq!((incidents[0].kind.as_str(), incidents[0].faults), ("network-dns", 4));
             let evidence = &incidents[0].snapshots[0].refused;
             assert_eq!(*evidence, [(RefusedPacket::Dns, 4), (RefusedPacket::Invalid, 4)].into());
+            let (told, next) = second.metrics(MetricsDetail::All, None, Duration::ZERO);
+            assert_eq!((told.len(), next), (1, None), "nobody knows mallory");
+            assert_eq!((told[0].tenant.clone(), told[0].plan.is_some()), (alice(), true));
+            let more = told[0].more.as_deref().expect("all");
+            assert_eq!(more.traffic.expect("was counted").ipv6.sent.bytes, 70, "as the router counts");
+            assert_eq!(more.refused, [(RefusedPacket::Dns, 0), (RefusedPacket::Invalid, 0)].into());
+            assert_eq!(more.month, Some(MonthUse { used: 0, volume: None }));
+            // The router counts what it refuses.
+            assert_eq!((more.faults.len(), more.incidents.get("network-dns")), (0, None), "it began before a restart");
+            second.fault(&alice(), LimitKey::Tasks, 3);
+            second.fault(&alice(), LimitKey::Cpu, 2);
+            let (told, _) = second.metrics(MetricsDetail::All, None, Duration::from_secs(3600));
+            let more = told[0].more.as_deref().expect("all");
+            assert_eq!(more.faults, [("tasks".to_owned(), 3), ("cpu".to_owned(), 2)].into());
+            assert_eq!(more.incidents, [("tasks".to_owned(), 1)].into());
+            let meter = second.host_meter();
+            assert_eq!((meter.reserve_reached, meter.audited), (None, None), "the warden told nothing of disks");
+            assert!(meter.history_written.is_some());
+            assert_eq!(second.metrics(MetricsDetail::None, None, Duration::ZERO), (Vec::new(), None));
+            assert_eq!(second.metrics(MetricsDetail::Core, Some(&alice()), Duration::ZERO), (Vec::new(), None));
         };
         tokio::task::spawn_blocking(recorded).await.expect("ends");
     }

@@ -1,6 +1,7 @@
-//! Clients that ask for a session, and the count and log of refusals.
+//! Clients that ask for a session, the count and log of refusals, and what rehearsals tell of them.
 
 use bailiwick_proto::Failure;
+use bailiwick_proto::control::WhyCheck;
 use bailiwick_types::Door;
 use std::fmt::Display;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -42,4 +43,9 @@ pub(crate) struct Client {
 pub(crate) fn by_timer() -> Client {
     let uid = rustix::process::geteuid().as_raw();
     Client { door: Door::Cron, uid, pid: std::process::id(), source: None, key: None }
+}
+
+/// A check of a rehearsal. `found` is said of one that passes; of another it is what the refusal says.
+pub(crate) fn check(name: &str, found: impl Into<String>, result: Result<(), Failure>) -> WhyCheck {
+    WhyCheck { check: name.to_owned(), found: found.into(), refusal: result.err() }
 }

@@ -54,7 +54,8 @@ pub async fn serve(services: Arc<Services>, listener: UnixListener, mut stop: wa
                         continue;
                     }
                 };
-                let connection = Connection { services: Arc::clone(&services), stream, peer, place, session: None };
+                let services = Arc::clone(&services);
+                let connection = Connection { services, stream, peer, place, session: None, stop: stop.clone() };
                 let (stop, open) = (stop.clone(), open.clone());
                 tokio::spawn(async move {
                     // A client may disconnect at any time. That is no error of this program.
@@ -89,6 +90,8 @@ struct Connection {
     place: Place,
     /// The session that was opened over this connection. After it only the end of the session is reported here.
     session: Option<SessionGuard>,
+    /// Turns true when the daemon stops: then nobody waits for events.
+    stop: watch::Receiver<bool>,
 }
 
 impl Connection {
@@ -107,10 +110,11 @@ impl Connection {
                 return self.reply(&ControlReply::Failed(failure), &[]).await;
             }
         };
-        // A client that proves to be an operator moves to an operator's place.
+        // A client that proves to be an operator, or an observer, moves to such a place.
         let (who, idle) = match &caller {
             Caller::Operator(_) if self.peer.uid == 0 => (Who::Root, time_limits::IDLE),
             Caller::Operator(_) => (Who::Operator(self.peer.uid), time_limits::IDLE),
+            Caller::Observer | Caller::Notifier => (Who::Observer(self.peer.uid), time_limits::REQUEST),
             Caller::Tenant(..) => (self.place.who(), time_limits::REQUEST),
         };
         if who != self.place.who() {
@@ -247,6 +251,8 @@ impl Connection {
                     Caller::Operator(permission) => {
                         self.services.session_entry.resume(*permission, self.peer.pid, *record)
                     }
+                    Caller::Observer => Err(Refusal::OnlyMetrics.into()),
+                    Caller::Notifier => Err(Refusal::OnlyNotices.into()),
                     Caller::Tenant(own) => self.services.session_entry.resume_login(own, self.peer.pid, *record),
                 };
                 self.resume(resumed).await
@@ -275,6 +281,7 @@ impl Connection {
             Request::Show { tenant } => {
                 Reply::Show(Box::new(services.overview.show(caller.operator()?, &tenant).await?))
             }
+            Request::Why(question) => Reply::Why(services.rehearsal.run(caller.operator()?, &question).await?),
             Request::Plan { tenants } => Reply::Plan(services.overview.plan(caller.operator()?, &tenants).await?),
             Request::Apply { tenants, now, restart } => {
                 let options = ApplyOptions { now, restart };
@@ -318,17 +325,23 @@ impl Connection {
                 Reply::EndedSessions { ended, left }
             }
             Request::Services { tenants } => {
-                let tenants = caller.scope().of(tenants)?;
+                let tenants = caller.scope()?.of(tenants)?;
                 Reply::Services(services.service_keeper.list(&tenants).await?)
             }
             Request::ServiceVerb { tenant, names, verb } => {
-                caller.scope().of(vec![tenant.clone()])?;
+                caller.scope()?.of(vec![tenant.clone()])?;
                 let _awake = services.waking.keep_thawed(&tenant, Cause::Service).await?;
                 Reply::ServicesDone(services.service_keeper.verb(&tenant, &names, verb).await?)
             }
             Request::Timers { tenants } => Reply::Timers(services.timer_runner.list(caller.operator()?, &tenants)?),
             Request::Ended { .. } | Request::FtpEntered => return Err(caller.session()),
             Request::Exec(_) | Request::Login(_) | Request::Resume(_) => return Err(Refusal::NoSession.into()),
+            // The metrics, for observers.
+            Request::Metrics { detail, after } => {
+                Reply::Metrics(Box::new(services.metrics.page(caller.observer()?, detail, after).await?))
+            }
+            // What notices are delivered by.
+            Request::Notices { after } => Reply::Notices(Box::new(services.notices.page(caller.notices()?, after))),
             // Logins by FTP.
             Request::FtpHash { user } => Reply::FtpHash(services.ftp_entry.hash(caller.root()?, &user)),
             Request::FtpRefused { user, source } => {
@@ -351,22 +364,23 @@ impl Connection {
             }
             // Recorded data: operators read that of all tenants, a tenant's user that of its own tenant.
             Request::Usage { tenants, window } => {
-                let mut usage = services.records.usage(&caller.scope(), tenants, window).await?;
+                let mut usage = services.records.usage(&caller.scope()?, tenants, window).await?;
                 if window.is_none() {
                     services.service_keeper.add_counts(&mut usage);
                 }
                 Reply::Usage(usage)
             }
             Request::History { tenant, window, step } => {
-                Reply::History(services.records.history(&caller.scope(), tenant, window, step).await?)
+                Reply::History(services.records.history(&caller.scope()?, tenant, window, step).await?)
             }
             Request::Faults { tenants, window } => {
-                Reply::Faults(services.records.faults(&caller.scope(), tenants, window).await?)
+                Reply::Faults(services.records.faults(&caller.scope()?, tenants, window).await?)
             }
             Request::Incidents { tenants, window } => {
-                Reply::Incidents(services.records.incidents(&caller.scope(), tenants, window).await?)
+                Reply::Incidents(services.records.incidents(&caller.scope()?, tenants, window).await?)
             }
-            Request::Incident { id } => Reply::Incidents(vec![services.records.incident(&caller.scope(), id).await?]),
+            Request::Incident { id } => Reply::Incidents(vec![services.records.incident(&caller.scope()?, id).await?]),
+            Request::Events(wanted) => services.event_reader.read(&caller.events()?, wanted, self.stop.clone()).await?,
             Request::Simulate { window, bounds } => {
                 Reply::Simulated(services.records.simulate(caller.operator()?, window, bounds).await?)
             }
@@ -449,9 +463,9 @@ mod tests {
     use crate::fake;
     use crate::permission::TenantPermission;
     use bailiwick_proto::WardenReply;
-    use bailiwick_proto::control::{Depth, Exec, Login, Verb};
+    use bailiwick_proto::control::{Depth, EventsWanted, Exec, Login, Verb, WhyQuestion, WhyWhat};
     use bailiwick_types::{
-        Door, ExitStatus, FtpUser, Moment, ServiceVerb, SessionId, SessionRecord, TenantName, Window,
+        Door, ExitStatus, FtpUser, MetricsDetail, Moment, ServiceVerb, SessionId, SessionRecord, TenantName, Window,
     };
     use std::collections::{BTreeMap, BTreeSet};
 
@@ -459,6 +473,12 @@ mod tests {
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     enum May {
         Operators,
+        /// Operators, observers, and the notifier.
+        Observers,
+        /// Operators, and the notifier.
+        Notifier,
+        /// Operators, the notifier, and a tenant's user for its tenant.
+        Readers,
         Root,
         Tenants,
         /// Operators; and a tenant's user for what belongs to its tenant.
@@ -503,13 +523,17 @@ mod tests {
             R::ServiceVerb { .. } => 29,
             R::Connections { .. } => 30,
             R::Network { .. } => 31,
+            R::Events(_) => 32,
+            R::Metrics { .. } => 33,
+            R::Notices { .. } => 34,
+            R::Why(_) => 35,
         }
     }
-    const KINDS: usize = 32;
+    const KINDS: usize = 36;
 
     fn requests() -> Vec<(ControlRequest, May)> {
         use ControlRequest as R;
-        use May::{Everybody, Nobody, Operators, Root, Tenants};
+        use May::{Everybody, Nobody, Notifier, Observers, Operators, Readers, Root, Tenants};
         let alice = || "alice".parse::<TenantName>().expect("a name");
         let (own, others) = (|| vec![alice()], || vec!["bob".parse::<TenantName>().expect("a name")]);
         let window = Window { from: Moment(0), until: Moment(60) };
@@ -527,12 +551,16 @@ mod tests {
             uid: 1,
             pid: 2,
         };
+        let events = |tenants| {
+            R::Events(EventsWanted { after: 0, since: Moment(0), tenants, types: Vec::new(), most: 1, wait: true })
+        };
         let user = || FtpUser { tenant: alice(), name: "files".parse().expect("a name") };
         vec![
             (R::Status, Operators),
             (R::List, Operators),
             (R::Show { tenant: alice() }, Operators),
             (R::Reload, Operators),
+            (R::Why(WhyQuestion { tenant: alice(), what: WhyWhat::Write { path: None, bytes: 1 } }), Operators),
             (R::Plan { tenants: own() }, Operators),
             (R::Apply { tenants: own(), now: false, restart: false }, Operators),
             (R::Lifecycle { verb: Verb::Start, tenants: own() }, Operators),
@@ -548,6 +576,12 @@ mod tests {
             (R::Incidents { tenants: own(), window }, Everybody),
             (R::Incidents { tenants: others(), window }, Operators),
             (R::Incident { id: 1 }, Everybody),
+            (events(Vec::new()), Readers),
+            (events(own()), Readers),
+            (events(others()), Notifier),
+            (R::Notices { after: None }, Notifier),
+            (R::Metrics { detail: None, after: None }, Observers),
+            (R::Metrics { detail: Some(MetricsDetail::All), after: Some(alice()) }, Observers),
             (R::Simulate { window, bounds: BTreeMap::new() }, Operators),
             (R::CheckName { tenant: alice() }, Operators),
             (R::Purge { tenant: alice() }, Operators),
@@ -574,8 +608,8 @@ mod tests {
     /// Whether a reply says that the caller may not make this request.
     fn is_forbidden(reply: &ControlReply) -> bool {
         let ControlReply::Failed(Failure { refusal: Some(refusal), .. }) = reply else { return false };
-        use Refusal::{NoSession, NotOwn, OnlyFtpServers, OnlyHostUsers};
-        matches!(refusal, NotOwn { .. } | NoSession | OnlyFtpServers | OnlyHostUsers)
+        use Refusal::{NoSession, NotOwn, OnlyFtpServers, OnlyHostUsers, OnlyMetrics, OnlyNotices};
+        matches!(refusal, NotOwn { .. } | NoSession | OnlyFtpServers | OnlyHostUsers | OnlyMetrics | OnlyNotices)
     }
 
     #[tokio::test]
@@ -587,15 +621,27 @@ mod tests {
         fake::warden(&services, move |_| fake::Answer::Reply(WardenReply::Failed(no.clone())));
         let tenant = TenantPermission { tenant: "alice".parse().expect("a name"), uid: 1_000_000 };
         for (name, caller, may) in [
-            ("root", Caller::Operator(OperatorPermission { uid: 0 }), &[May::Operators, May::Root][..]),
-            ("an admin", Caller::Operator(OperatorPermission { uid: 7 }), &[May::Operators]),
-            ("a tenant's user", Caller::Tenant(tenant), &[May::Tenants]),
+            (
+                "root",
+                Caller::Operator(OperatorPermission { uid: 0 }),
+                &[May::Everybody, May::Operators, May::Observers, May::Notifier, May::Readers, May::Root][..],
+            ),
+            (
+                "an admin",
+                Caller::Operator(OperatorPermission { uid: 7 }),
+                &[May::Everybody, May::Operators, May::Observers, May::Notifier, May::Readers],
+            ),
+            ("an observer", Caller::Observer, &[May::Observers]),
+            ("the notifier", Caller::Notifier, &[May::Observers, May::Notifier, May::Readers]),
+            ("a tenant's user", Caller::Tenant(tenant), &[May::Everybody, May::Readers, May::Tenants]),
         ] {
             for (request, who) in requests() {
                 let (stream, client) = UnixStream::pair().expect("a pair");
                 let place = services.callers.places.take(Who::Root).expect("a place");
                 let peer = Peer { pid: std::process::id(), uid: 0, gid: 0 };
-                let mut connection = Connection { services: Arc::clone(&services), stream, peer, place, session: None };
+                let (_, stop) = watch::channel(true);
+                let services = Arc::clone(&services);
+                let mut connection = Connection { services, stream, peer, place, session: None, stop };
                 let asked = format!("{request:?}");
                 connection.answer(&caller, request, Vec::new()).await.expect("answers");
                 let reply = loop {
@@ -605,7 +651,7 @@ mod tests {
                         reply => break reply,
                     }
                 };
-                let allowed = who == May::Everybody || may.contains(&who);
+                let allowed = may.contains(&who);
                 assert_eq!(!is_forbidden(&reply), allowed, "{name} asks {asked}: {reply:?}");
             }
         }

@@ -6,6 +6,7 @@ use crate::connections::{Connections, Counter};
 use crate::init_client::{self, InitError};
 use crate::inits::Inits;
 use crate::permission::OperatorPermission;
+use crate::policy_store::Loaded;
 use crate::service_orders::{self, Draft};
 use crate::sync::{Turns, Wake, at_once, lock};
 use crate::tenants::Tenants;
@@ -16,7 +17,7 @@ use bailiwick_proto::control::{ServiceStatus, SocketStatus, TenantServices};
 use bailiwick_proto::{Failure, Refusal, web_socket};
 use bailiwick_types::{
     Access, Door, ExitStatus, IdRange, ServiceCounts, ServiceName, ServiceReport, ServiceState, ServiceVerb,
-    TenantName, TenantState, TenantUsage, UnitName, service_log,
+    TenantMetrics, TenantName, TenantState, TenantUsage, UnitName, service_log,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
@@ -256,9 +257,17 @@ impl ServiceKeeper {
     pub(crate) fn add_counts(&self, tenants: &mut [TenantUsage]) {
         let (loaded, known) = (self.tenants.policy.loaded(), lock(&self.known));
         for usage in tenants {
-            let Some(tenant) = loaded.policy.tenants.get(&usage.tenant) else { continue };
-            let (services, reports) = (&tenant.settings.services, known.get(&usage.tenant).map(|known| &known.reports));
-            usage.services = reports.filter(|_| !services.is_empty()).map(|reports| counts(services, reports));
+            usage.services = counts_of(&loaded, &known, &usage.tenant);
+        }
+    }
+
+    /// Adds the same to the metrics of tenants that have more than the core.
+    pub(crate) fn add_metrics(&self, tenants: &mut [TenantMetrics]) {
+        let (loaded, known) = (self.tenants.policy.loaded(), lock(&self.known));
+        for TenantMetrics { tenant, more, .. } in tenants {
+            if let Some(more) = more {
+                more.services = counts_of(&loaded, &known, tenant);
+            }
         }
     }
 
@@ -427,6 +436,13 @@ fn closed(tenant: &Tenant) -> String {
 }
 
 /// How many of these services run, and how many fail.
+/// How many services a tenant has; `None` when it has none, or when nothing is known of them.
+fn counts_of(loaded: &Loaded, known: &BTreeMap<TenantName, Known>, name: &TenantName) -> Option<ServiceCounts> {
+    let services = &loaded.policy.tenants.get(name)?.settings.services;
+    let reports = known.get(name).map(|known| &known.reports);
+    reports.filter(|_| !services.is_empty()).map(|reports| counts(services, reports))
+}
+
 fn counts(services: &[Service], reports: &[ServiceReport]) -> ServiceCounts {
     let mut counts = ServiceCounts::default();
     for service in services {

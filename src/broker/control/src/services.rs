@@ -3,13 +3,17 @@
 use crate::audits::Audits;
 use crate::callers::Callers;
 use crate::connections::Counter;
+use crate::event_reader::EventReader;
 use crate::ftp::Ftp;
 use crate::ftp_entry::FtpEntry;
 use crate::init_watch::InitWatch;
 use crate::inits::Inits;
+use crate::metrics::Metrics;
 use crate::net_client::{NetClient, NetLink};
 use crate::network_start::NetworkStart;
 use crate::networks::Networks;
+use crate::notices::Notices;
+use crate::outbox::Outbox;
 use crate::overview::Overview;
 use crate::own_dir;
 use crate::places::Places;
@@ -20,6 +24,7 @@ use crate::recorder::{Recorder, Sources};
 use crate::records::Records;
 use crate::refusals::Refusals;
 use crate::refused_requests::RefusedRequests;
+use crate::rehearsal::Rehearsal;
 use crate::service_keeper::ServiceKeeper;
 use crate::session_end::SessionEnd;
 use crate::session_entry::SessionEntry;
@@ -49,6 +54,9 @@ use tracing::{info, warn};
 pub struct Services {
     own_dir: PathBuf,
     wake_reconciler: Wake,
+    /// Woken after each reading of the policy, for the recorder.
+    policy_read: Wake,
+    pub(crate) outbox: Arc<Outbox>,
     pub(crate) tenants: Arc<Tenants>,
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) recorder: Arc<Recorder>,
@@ -56,6 +64,7 @@ pub struct Services {
     pub(crate) refusals: Arc<Refusals>,
     pub(crate) callers: Callers,
     pub(crate) records: Arc<Records>,
+    pub(crate) event_reader: EventReader,
     pub(crate) session_end: Arc<SessionEnd>,
     pub(crate) session_entry: Arc<SessionEntry>,
     pub(crate) ftp_entry: Arc<FtpEntry>,
@@ -67,7 +76,10 @@ pub struct Services {
     pub(crate) init_watch: Arc<InitWatch>,
     pub(crate) service_keeper: Arc<ServiceKeeper>,
     pub(crate) networks: Networks,
-    pub(crate) overview: Overview,
+    pub(crate) overview: Arc<Overview>,
+    pub(crate) rehearsal: Rehearsal,
+    pub(crate) metrics: Metrics,
+    pub(crate) notices: Notices,
     pub(crate) audits: Audits,
 }
 
@@ -93,8 +105,11 @@ impl Services {
     /// that tenant alone.
     pub fn open(config: &Path) -> Result<Arc<Self>, OpenError> {
         let (wake_timers, wake_keeper, wake_reconciler) = (Wake::default(), Wake::default(), Wake::default());
-        let policy = Arc::new(PolicyStore::open(config, vec![wake_timers.clone(), wake_keeper.clone()])?);
+        let policy_read = Wake::default();
+        let followers = vec![wake_timers.clone(), wake_keeper.clone(), policy_read.clone()];
+        let policy = Arc::new(PolicyStore::open(config, followers)?);
         let host = policy.host();
+        let outbox = Arc::new(Outbox::new(&host.runtime_dir.join(CONTROL_DIR)));
         let own_dir = own_dir::find(&host.state_dir);
         move_history(&own_dir::below(&host.state_dir), &own_dir);
         let link = WardenLink::new(host.runtime_dir.join(WARDEN_SOCKET));
@@ -121,7 +136,7 @@ impl Services {
             timers: Arc::clone(&timers),
             recorder: Arc::clone(&recorder),
             failures: Arc::clone(&failures),
-            network: NetworkStart::new(&host.runtime_dir),
+            network: NetworkStart::new(&host.runtime_dir, &host.network),
             wake: wake_reconciler.clone(),
             wake_keeper: wake_keeper.clone(),
             first_round,
@@ -169,7 +184,7 @@ impl Services {
         let places = Places::new(bailiwick_sys::credential::open_files());
         let net = Arc::new(NetClient::new(NetLink::new(host.runtime_dir.join(NET_SOCKET))));
         let networks = Networks::new(Arc::clone(&tenants), Arc::clone(&net));
-        let overview = Overview {
+        let overview = Arc::new(Overview {
             tenants: Arc::clone(&tenants),
             inits: Arc::clone(&inits),
             sessions: Arc::clone(&sessions),
@@ -180,7 +195,15 @@ impl Services {
             service_keeper: Arc::clone(&service_keeper),
             net: Arc::clone(&net),
             started: Instant::now(),
+        });
+        let rehearsal = Rehearsal {
+            tenants: Arc::clone(&tenants),
+            session_entry: Arc::clone(&session_entry),
+            ftp_entry: Arc::clone(&ftp_entry),
+            service_keeper: Arc::clone(&service_keeper),
         };
+        let metrics = Metrics { overview: Arc::clone(&overview), reconciler: Arc::clone(&reconciler) };
+        let notices = Notices { tenants: Arc::clone(&tenants) };
         let audits = Audits {
             tenants: Arc::clone(&tenants),
             inits,
@@ -193,6 +216,9 @@ impl Services {
         Ok(Arc::new(Self {
             own_dir,
             wake_reconciler,
+            policy_read,
+            event_reader: EventReader::new(Arc::clone(&recorder), Arc::clone(&outbox)),
+            outbox,
             callers: Callers::new(Arc::clone(&tenants), places),
             tenants,
             sessions,
@@ -212,6 +238,9 @@ impl Services {
             service_keeper,
             networks,
             overview,
+            rehearsal,
+            metrics,
+            notices,
             audits,
         }))
     }
@@ -220,6 +249,12 @@ impl Services {
     #[must_use]
     pub fn host(&self) -> Host {
         self.tenants.policy.host()
+    }
+
+    /// Takes the events that the log tells of.
+    #[must_use]
+    pub fn outbox(&self) -> Arc<Outbox> {
+        Arc::clone(&self.outbox)
     }
 
     /// Reads the policy again and logs every problem.
@@ -239,6 +274,7 @@ impl Services {
             policy: Arc::clone(&self.tenants.policy),
             sessions: Arc::clone(&self.sessions),
             reconciler: self.wake_reconciler.clone(),
+            outbox: Arc::clone(&self.outbox),
             own_dir: self.own_dir.clone(),
         })?;
         let (policy, recorder) = (Arc::clone(&self.tenants.policy), Arc::clone(&self.recorder));
@@ -261,5 +297,12 @@ impl Services {
         tokio::spawn(Arc::clone(&self.sleeping).run());
         tokio::spawn(Arc::clone(&self.waker).run());
         tokio::spawn(Arc::clone(&self.ftp_entry).resume());
+        let (recorder, policy_read) = (Arc::clone(&self.recorder), self.policy_read.clone());
+        tokio::spawn(async move {
+            loop {
+                policy_read.wait().await;
+                recorder.policy_was_read();
+            }
+        });
     }
 }

@@ -7,14 +7,14 @@ use crate::door;
 use crate::init_client::{self, InitClient, InitError};
 use crate::inits::Inits;
 use crate::permission::{OperatorPermission, TenantPermission};
-use crate::refusals::{Client, Refusals, by_timer};
+use crate::refusals::{Client, Refusals, by_timer, check};
 use crate::sessions::{SessionGuard, SessionRequest, Sessions};
 use crate::start_failures::StartFailures;
 use crate::tenants::Tenants;
 use crate::waking::{Cause, Claim, Waking};
 use bailiwick_plan::{lifecycle, rescue};
 use bailiwick_policy::{Declared, Tenant};
-use bailiwick_proto::control::{Exec, Login};
+use bailiwick_proto::control::{Exec, Login, WhyCheck};
 use bailiwick_proto::init::Spawn;
 use bailiwick_proto::{Failure, Refusal, WardenRequest};
 use bailiwick_sys::proc;
@@ -81,6 +81,23 @@ impl SessionEntry {
             self.enter(&tenant, &client, &exec, None, streams, None).await
         };
         entered.await.inspect_err(|failure| self.refusals.log(&client, &own.tenant, failure))
+    }
+
+    /// The check whether a tenant has the host user that sshd logs in.
+    pub(crate) async fn rehearse_host_user(&self, tenant: &Tenant) -> WhyCheck {
+        let entry = self.tenants.warden.entry(&tenant.name).await.ok().flatten().filter(|entry| entry.host_user);
+        let user = entry.map(|entry| self.tenants.policy.host().ids.host_user(entry.ids));
+        match user {
+            Some(HostUid(uid)) => check("host-user", format!("sshd knows the tenant as the user {uid}"), Ok(())),
+            None => {
+                let message = format!(
+                    "\"{0}\" has no user of the host, so sshd refuses it: add \"ssh\" or \"sftp\" to `doors`, or run \
+                     `bailiwick apply {0}`",
+                    tenant.name
+                );
+                check("host-user", "none", Err(Failure::of(ExitStatus::Refused, message)))
+            }
+        }
     }
 
     fn is_host_user(&self, own: &TenantPermission) -> Result<(), Failure> {
@@ -213,6 +230,45 @@ impl SessionEntry {
     async fn greet(&self, tenant: &Tenant) -> Result<InitClient, InitError> {
         let (socket, ids) = self.tenants.init_of(tenant).await.ok_or(InitError::Down)?;
         self.inits.talk(&tenant.name, init_client::connect(&socket, ids)).await
+    }
+
+    /// Runs the checks of [`Self::login`] and [`Self::enter`] for one session more, in their order. Nothing is opened, counted
+    /// or woken, and the checks after a refusal are run too.
+    pub(crate) async fn rehearse(&self, tenant: &Tenant, door: Door, user: Option<&str>) -> Vec<WhyCheck> {
+        let name = &tenant.name;
+        let mut checks = vec![check("door", "it is open", door::check_open(tenant, door))];
+        let user = user.map(str::to_owned).or_else(|| (door != Door::Exec).then(|| tenant.login.user.to_string()));
+        let (shown, known) = match door::user(tenant, user.as_deref()) {
+            Ok((user, shown)) => (format!("\"{shown}\" has the number {} inside", user.uid), Ok(())),
+            Err(failure) => (String::new(), Err(failure)),
+        };
+        checks.push(check("user", shown, known));
+        let thawed = self.check_awake(name).await;
+        let by = self.tenants.frozen(name).await;
+        let found =
+            if by == Some(FrozenBy::Idle) { "frozen because it is idle: a login thaws it" } else { "not frozen" };
+        checks.push(check("frozen", found, thawed.clone()));
+        let user = user.unwrap_or_else(|| "root".to_owned());
+        let (found, counted) = self.sessions.would_enter(tenant, door, &user, None);
+        checks.push(check("sessions", found, counted));
+        let reached = self.reached(tenant).await.into_iter().map(LimitKey::word).collect::<Vec<_>>().join(" and ");
+        let found = match (reached.as_str(), door) {
+            ("", _) => "neither memory nor tasks are used up".to_owned(),
+            (reached, Door::Cron) => format!("the tenant is at its limit of {reached}, so a job may fail inside"),
+            (reached, _) => format!("the tenant is at its limit of {reached}; a session gets a reserve to help itself"),
+        };
+        checks.push(check("room", found, Ok(())));
+        if by.is_none() {
+            let (found, answers) = match self.greet(tenant).await {
+                Ok(_) => ("the jail runs, and its init answers".to_owned(), Ok(())),
+                Err(InitError::Down) if lifecycle::sleep(tenant).is_ok() => {
+                    ("the tenant is asleep: a login wakes it".to_owned(), Ok(()))
+                }
+                Err(error) => (error.to_string(), Err(self.explain(tenant, error).await)),
+            };
+            checks.push(check("jail", found, answers));
+        }
+        checks
     }
 
     async fn enter(

@@ -71,6 +71,57 @@ pub(crate) struct Sessions {
     state: Mutex<State>,
 }
 
+/// The limit that one session more would be over.
+struct Denied {
+    /// `None` for the sessions of one login.
+    limit: Option<LimitKey>,
+    message: String,
+}
+
+/// The count that `sessions` bounds. An operator's session takes no place of the tenant, and a tenant's session takes no place
+/// of the operator.
+fn all_of(state: &State, tenant: &TenantName, door: Door) -> SessionCount {
+    let Some(tally) = state.tallies.get(tenant) else { return SessionCount::default() };
+    if door == Door::Exec { tally.by_operator() } else { tally.count }
+}
+
+/// Decides whether one session more is let in. Returns a notice for its client, if it needs one.
+fn admission(
+    state: &State,
+    tenant: &Tenant,
+    door: Door,
+    user: &str,
+    most: Option<u64>,
+) -> Result<Option<String>, Denied> {
+    let same = |open: &&Open| open.record.tenant == tenant.name && open.record.door == door && open.record.user == user;
+    let same = most.map_or(0, |_| u64::try_from(state.open.values().filter(same).count()).unwrap_or(u64::MAX));
+    if let Some(most) = most.filter(|most| same >= *most) {
+        let message = format!("\"{user}\" has {same} sessions and may have {most} (`sessions` of the login)");
+        return Err(Denied { limit: None, message });
+    }
+    let limits = &tenant.settings.limits;
+    let by = state.tallies.get(&tenant.name).and_then(|tally| tally.by.get(&door)).copied().unwrap_or_default();
+    let all = all_of(state, &tenant.name, door);
+    let mut notice = None;
+    let mut full =
+        limits.sessions.value().filter(|most| all.now >= *most).map(|most| (all.now, LimitKey::Sessions, most));
+    // At the limit, one more session by `ssh` or `sftp` is still let in, so the tenant can end others.
+    if let Some((now, _, most)) = full.take_if(|(now, _, most)| *now == *most && matches!(door, Door::Ssh | Door::Sftp))
+    {
+        notice = Some(format!(
+            "tenant \"{}\" has {now} sessions and may have {most}; this is the one more that it has to help itself",
+            tenant.name
+        ));
+    }
+    let of_door = LimitKey::of_door(door).and_then(|key| Some((by.now, key, limits.value(key)?.hard()?)));
+    let own = of_door.filter(|(now, _, most)| now >= most);
+    if let Some((has, key, most)) = full.or(own) {
+        let message = format!("\"{}\" has {has} sessions and may have {most} (`{key}`)", tenant.name);
+        return Err(Denied { limit: Some(key), message });
+    }
+    Ok(notice)
+}
+
 /// A request to open a session.
 #[derive(Debug)]
 pub(crate) struct SessionRequest {
@@ -116,46 +167,48 @@ impl Sessions {
             }
         };
         let SessionRequest { door, user, source, key, command, uid, pid, most } = request;
-        let same =
-            |open: &&Open| open.record.tenant == tenant.name && open.record.door == door && open.record.user == user;
-        let same = most.map_or(0, |_| u64::try_from(state.open.values().filter(same).count()).unwrap_or(u64::MAX));
-        let Tally { count, fresh, by } = state.tallies.entry(tenant.name.clone()).or_default();
-        if let Some(most) = most.filter(|most| same >= *most) {
-            let message = format!("\"{user}\" has {same} sessions and may have {most} (`sessions` of the login)");
-            count.refused += 1;
-            *fresh += 1;
-            return Err(Failure::of(ExitStatus::OverLimit, message));
-        }
-        let limits = &tenant.settings.limits;
-        let by = by.entry(door).or_default();
-        // An operator's session takes no place of the tenant, and a tenant's session takes no place of the operator.
-        let all = if door == Door::Exec { *by } else { *count };
-        let mut notice = None;
-        let mut full =
-            limits.sessions.value().filter(|most| all.now >= *most).map(|most| (all.now, LimitKey::Sessions, most));
-        // At the limit, one more session by `ssh` or `sftp` is still let in, so the tenant can end others.
-        if let Some((now, _, most)) =
-            full.take_if(|(now, _, most)| *now == *most && matches!(door, Door::Ssh | Door::Sftp))
-        {
-            notice = Some(format!(
-                "tenant \"{}\" has {now} sessions and may have {most}; this is the one more that it has to help itself",
-                tenant.name
-            ));
-        }
-        let of_door = LimitKey::of_door(door).and_then(|key| Some((by.now, key, limits.value(key)?.hard()?)));
-        let own = of_door.filter(|(now, _, most)| now >= most);
-        if let Some((has, key, most)) = full.or(own) {
-            (if key == LimitKey::Sessions && door != Door::Exec { count } else { by }).refused += 1;
-            *fresh += 1;
-            let message = format!("\"{}\" has {has} sessions and may have {most} (`{key}`)", tenant.name);
-            return Err(Failure::of(ExitStatus::OverLimit, message));
-        }
+        let notice = match admission(&state, tenant, door, &user, most) {
+            Ok(notice) => notice,
+            Err(Denied { limit, message }) => {
+                let Tally { count, fresh, by } = state.tallies.entry(tenant.name.clone()).or_default();
+                *fresh += 1;
+                match limit {
+                    Some(key) if key != LimitKey::Sessions || door == Door::Exec => {
+                        by.entry(door).or_default().refused += 1;
+                    }
+                    _ => count.refused += 1,
+                }
+                return Err(Failure::of(ExitStatus::OverLimit, message));
+            }
+        };
         let since = Moment(now());
         let tenant = tenant.name.clone();
         let record = SessionRecord { id, tenant, door, user, source, key, command, since, uid, pid };
         let mut counted = self.count(&mut state, record);
         counted.notice = notice;
         Ok(counted)
+    }
+
+    /// Says whether one more session would be let in, and how many there are. Nothing is counted.
+    pub(crate) fn would_enter(
+        &self,
+        tenant: &Tenant,
+        door: Door,
+        user: &str,
+        most: Option<u64>,
+    ) -> (String, Result<(), Failure>) {
+        let state = self.state();
+        let limits = &tenant.settings.limits;
+        let now = all_of(&state, &tenant.name, door).now;
+        let found = match (limits.sessions.value(), door) {
+            (Some(most), Door::Exec) => format!("{now} of {most} sessions of operators"),
+            (Some(most), _) => format!("{now} of {most} sessions"),
+            (None, _) => format!("{now} sessions, and no limit of all"),
+        };
+        match admission(&state, tenant, door, user, most) {
+            Ok(notice) => (notice.unwrap_or(found), Ok(())),
+            Err(Denied { message, .. }) => (found, Err(Failure::of(ExitStatus::OverLimit, message))),
+        }
     }
 
     /// Counts a session that an earlier daemon opened. It is counted even above the limit, because it already runs.
@@ -177,6 +230,12 @@ impl Sessions {
         let (sender, end) = channel(1);
         state.open.insert(record.id, Open { record: record.clone(), has_begun: false, end: sender });
         SessionGuard { sessions: Arc::clone(self), record, end, logged: false, status: None, notice: None }
+    }
+
+    /// The number of sessions of each tenant by each door that ever had one.
+    pub(crate) fn all_by_door(&self) -> BTreeMap<TenantName, BTreeMap<Door, u64>> {
+        let doors = |tally: &Tally| tally.by.iter().map(|(door, count)| (*door, count.now)).collect();
+        self.state().tallies.iter().map(|(tenant, tally)| (tenant.clone(), doors(tally))).collect()
     }
 
     /// The records that `choice` accepts, sorted by tenant, oldest first.

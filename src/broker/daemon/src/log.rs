@@ -1,8 +1,12 @@
 //! Logging: events go to the journal with fixed field names, or as lines to standard error if there is no journal. They
-//! also go to the system log if `syslog` in `bailiwick.toml` says so.
+//! also go to the system log if `syslog` in `bailiwick.toml` says so, and to the outbox of events (`events`).
 //!
 //! Danger: tenants cause events, and some contain text of tenants. Equal events of one tenant are limited in rate. A
 //! line end in a message is escaped, because a tenant could otherwise forge lines.
+
+mod events;
+
+pub(crate) use events::to_outbox;
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
@@ -45,10 +49,12 @@ pub(crate) fn begin() {
             .with(to_journal("4").with_filter(Bounded::new(Part::Auth)).with_filter(filter()))
             .with(to_journal("3").with_filter(Bounded::new(Part::Rest)).with_filter(filter()))
             .with(ToSyslog.with_filter(Bounded::new(Part::All)).with_filter(filter()))
+            .with(events::ToOutbox.with_filter(filter()))
             .try_init(),
         None => registry
             .with(lines.with_filter(Bounded::new(Part::All)).with_filter(filter()))
             .with(ToSyslog.with_filter(Bounded::new(Part::All)).with_filter(filter()))
+            .with(events::ToOutbox.with_filter(filter()))
             .try_init(),
     };
     // If logging has already started, it stays as it is.

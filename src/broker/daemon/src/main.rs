@@ -24,6 +24,9 @@ struct Arguments {
     /// With --standalone: leave bailiwick-net and the link to the host to somebody else.
     #[arg(long, requires = "standalone")]
     without_network: bool,
+    /// With --standalone: the user that hooks run as, a name or a number.
+    #[arg(long, value_name = "USER", requires = "standalone", default_value = "bailiwick-hooks")]
+    hooks_user: String,
 }
 
 /// Who starts what connects jails to the network.
@@ -71,7 +74,7 @@ fn main() -> ExitCode {
         tracing::warn!("cannot unblock signals, ignoring: {error}");
     }
     let ended = if arguments.standalone {
-        supervisor::run(&arguments.config, Networks::from(&arguments))
+        supervisor::run(&arguments.config, Networks::from(&arguments), &arguments.hooks_user)
     } else {
         service::run(&arguments.config)
     };

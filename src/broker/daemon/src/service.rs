@@ -54,6 +54,7 @@ async fn service(config: &Path, inherited: Inherited) -> Result<(), Ended> {
     if services.host().syslog {
         crate::log::to_syslog();
     }
+    crate::log::to_outbox(services.outbox());
     let path = services.host().runtime_dir.join(CONTROL_SOCKET);
     let (listener, place) = match handed(&path, inherited.control)? {
         Some(listener) => (listener, Place::of_the_manager(path.clone()).await),

@@ -1,11 +1,14 @@
-//! `--standalone`: starts the warden as root and the daemon as its own user, and what connects jails to the network when the
-//! policy gives anybody one. Restarts each when it dies or does not answer.
+//! `--standalone`: starts the warden as root and the daemon as its own user, what connects jails to the network when the policy
+//! gives anybody one, and what delivers notices when there are some. Restarts each when it dies or does not answer.
 //!
 //! Danger: this process keeps root. It accepts no connection. It reads only the root-owned policy, the exit statuses of
 //! its children, and what the daemon has it keep (`fd_store`). It checks that they answer, and reads nothing of their
 //! answers.
 
+mod beside;
+mod hooks;
 mod network;
+mod notices;
 
 use crate::fd_store::FdStore;
 use crate::{Ended, Networks};
@@ -14,7 +17,10 @@ use bailiwick_sys::signal::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, Signals};
 use bailiwick_sys::stream::{self, Interest};
 use bailiwick_sys::{process, socket};
 use bailiwick_types::ExitStatus;
+use beside::Beside;
+use hooks::Hooks;
 use network::Network;
+use notices::Notices;
 use std::cell::RefCell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -175,7 +181,7 @@ fn pause_after(short_lives: u32) -> Duration {
 }
 
 /// Runs until a signal tells it to end, or until one of the programs cannot work.
-pub(crate) fn run(config: &Path, networks: Networks) -> Result<(), Ended> {
+pub(crate) fn run(config: &Path, networks: Networks, hooks_user: &str) -> Result<(), Ended> {
     if !rustix::process::geteuid().is_root() {
         return Err(Ended::new(ExitStatus::Refused, "--standalone starts the warden and must be run as root"));
     }
@@ -200,6 +206,8 @@ pub(crate) fn run(config: &Path, networks: Networks) -> Result<(), Ended> {
         command
     });
     let mut network = Network::new(bailiwick_observe::program("bailiwick-net"), &config, &host, networks);
+    let mut notices = Beside::new(Notices::new(bailiwick_observe::program("bailiwick-notify"), &config));
+    let mut hooks = Beside::new(Hooks::new(bailiwick_observe::program("bailiwick-hooks"), &config, hooks_user));
     // Filled when the warden has made the runtime directory.
     let store = Rc::new(RefCell::new(None::<FdStore>));
     let kept = Rc::clone(&store);
@@ -231,9 +239,11 @@ pub(crate) fn run(config: &Path, networks: Networks) -> Result<(), Ended> {
             network.begin();
             daemon.start()
         })
-        .and_then(|()| supervise(&signals, &mut warden, &mut daemon, &mut network, &store));
+        .and_then(|()| supervise(&signals, &mut warden, &mut daemon, (&mut network, &mut notices, &mut hooks), &store));
     // Nobody reads messages any more, and nobody must wait for that.
     *store.borrow_mut() = None;
+    notices.end();
+    hooks.end();
     daemon.end();
     warden.end();
     network.end();
@@ -261,7 +271,7 @@ fn supervise(
     signals: &Signals,
     warden: &mut Program,
     daemon: &mut Program,
-    network: &mut Network,
+    (network, notices, hooks): (&mut Network, &mut Beside<Notices>, &mut Beside<Hooks>),
     store: &RefCell<Option<FdStore>>,
 ) -> Result<(), Ended> {
     loop {
@@ -303,6 +313,8 @@ fn supervise(
             program.ask();
         }
         network.look();
+        notices.look();
+        hooks.look();
     }
 }
 

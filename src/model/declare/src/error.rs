@@ -70,6 +70,12 @@ pub enum DeclareError {
         /// The file that it would have.
         path: PathBuf,
     },
+    /// Somebody has changed a file since it was read.
+    #[error("\"{}\" was changed by somebody else meanwhile, and is left as it is; look at it and try again", path.display())]
+    Changed {
+        /// The file.
+        path: PathBuf,
+    },
     /// The tenant to change has no file.
     #[error("no tenant \"{tenant}\"")]
     NoTenant {

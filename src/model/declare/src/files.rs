@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const MODE: u32 = 0o644;
-const MAX_FILE: usize = 1 << 20;
+pub(crate) const MAX_FILE: usize = 1 << 20;
 /// How many times to try for the lock, and how long to pause between two tries. Another command holds it only while it changes
 /// one file.
 const TRIES: u32 = 250;
@@ -54,7 +54,7 @@ pub struct TenantFiles {
     /// The same, open.
     pub(crate) config_dir: OwnedFd,
     /// `tenants.d`, open and locked.
-    dir: OwnedFd,
+    pub(crate) dir: OwnedFd,
 }
 
 impl TenantFiles {
@@ -70,6 +70,14 @@ impl TenantFiles {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(DeclareError::Locked { path }),
             Err(source) => Err(DeclareError::Open { path, source }),
         }
+    }
+
+    /// Whether a tenant has a file.
+    ///
+    /// # Errors
+    /// [`DeclareError::Inspect`] when that cannot be found out.
+    pub fn is_declared(&self, tenant: &TenantName) -> Result<bool, DeclareError> {
+        self.has(&file_name(tenant))
     }
 
     /// The path of a deleted tenant's file; `None` when no tenant of this name was deleted, or when its data was purged.
@@ -99,8 +107,7 @@ impl TenantFiles {
     }
 
     pub(crate) fn write(&self, file: &str, content: &[u8]) -> Result<(), DeclareError> {
-        file::replace_at(&self.dir, file, content, MODE, file::Outlives::PowerCut)
-            .map_err(|source| DeclareError::Write { path: self.path(file), source })
+        write_at(&self.dir, file, content).map_err(|source| DeclareError::Write { path: self.path(file), source })
     }
 
     /// Removes a file. A missing file is no error.
@@ -121,6 +128,20 @@ fn open_locked(config: &Path) -> io::Result<(OwnedFd, OwnedFd)> {
             }
             other => return other.map(|()| (config_dir, dir)),
         }
+    }
+}
+
+/// Writes a file in one step. One that is there keeps its owner, its group and its mode.
+pub(crate) fn write_at(dir: &OwnedFd, name: &str, content: &[u8]) -> io::Result<()> {
+    match file::metadata_at(dir, name) {
+        Ok(former) if former.kind == file::FileType::RegularFile => {
+            file::replace_like_at(dir, name, content, former, file::Outlives::PowerCut)
+        }
+        Ok(_) => file::replace_at(dir, name, content, MODE, file::Outlives::PowerCut),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            file::replace_at(dir, name, content, MODE, file::Outlives::PowerCut)
+        }
+        Err(error) => Err(error),
     }
 }
 

@@ -39,7 +39,10 @@ pub enum Source {
         /// The directory of the tenant's storage that holds `upper` and `work`; `None` for an overlay without changes.
         upper: Option<&'static str>,
     },
-    /// A new tmpfs. Its memory is charged to the tenant.
+    /// A directory of the one tmpfs of the jail's own that holds everything small: the root, `/run`, `/dev` and the masks. In each
+    /// memory group of the host the kernel keeps a record for each file system, so a jail makes few of them.
+    JailTmpfs(&'static str),
+    /// A new tmpfs whose size is a limit of its own. Its memory is charged to the tenant.
     Tmpfs {
         /// Its size.
         size: ByteSize,
@@ -170,6 +173,9 @@ pub const HOST_ETC_LAYER: &str = "host-etc";
 /// The limit of pseudo terminals of a jail. The whole host has one pool of them (`kernel.pty.max`).
 pub const TERMINALS: u32 = 64;
 
+/// The size of the tmpfs of [`Source::JailTmpfs`]: 16 MiB for `/run`, and the rest for all others.
+pub const JAIL_TMPFS_SIZE: ByteSize = ByteSize(17 << 20);
+
 /// The device nodes of a jail. None of them holds state or reaches hardware.
 pub const DEVICES: &[&str] = &["null", "zero", "full", "random", "urandom", "tty"];
 
@@ -230,7 +236,7 @@ pub fn table(profile: Profile, access: Access, limits: &Limits, facts: &HostFact
         add("/usr", Source::Overlay { lower: "/usr", upper: Some("usr") }, DATA);
     } else {
         // No process can create an entry in this root beside the rows below.
-        add("/", Source::Tmpfs { size: ByteSize(64 << 10), mode: 0o755 }, RO.and(QUIET));
+        add("/", Source::JailTmpfs("root"), RO.and(QUIET));
         add("/usr", Source::Overlay { lower: "/usr", upper: None }, RO.and(DATA));
         // The image does not contain the programs that the operator installed in /usr/local.
         add("/usr/local", Source::Storage("local"), DATA);
@@ -241,13 +247,13 @@ pub fn table(profile: Profile, access: Access, limits: &Limits, facts: &HostFact
         add(target, Source::Storage(storage), DATA);
     }
     add("/tmp", Source::Tmpfs { size: limits.tmp_size(), mode: 0o1777 }, Flags::NO_SUID.and(DATA));
-    add("/run", Source::Tmpfs { size: ByteSize(16 << 20), mode: 0o755 }, Flags::NO_SUID.and(DATA));
+    add("/run", Source::JailTmpfs("run"), Flags::NO_SUID.and(DATA));
     add(HOST_ETC_INSIDE, Source::HostEtc, RO.and(QUIET));
     add(INIT, Source::Init, RO.and(Flags::NO_SUID).and(DATA));
     add(WEB, Source::Web, RO.and(Flags::NO_SUID).and(DATA));
     add(MAIL, Source::Mail, RO.and(Flags::NO_SUID).and(DATA));
     add(SOCKETS, Source::HostSockets, RO.and(QUIET));
-    add("/dev", Source::Tmpfs { size: ByteSize(64 << 10), mode: 0o755 }, Flags::NO_SUID.and(Flags::NO_EXEC));
+    add("/dev", Source::JailTmpfs("dev"), Flags::NO_SUID.and(Flags::NO_EXEC));
     for device in DEVICES {
         add(&format!("/dev/{device}"), Source::Device(device), Flags::NO_SUID.and(Flags::NO_EXEC));
     }
@@ -374,7 +380,12 @@ mod tests {
             for row in &rows {
                 let fresh = matches!(
                     row.source,
-                    Source::Tmpfs { .. } | Source::Proc | Source::Devpts | Source::Mqueue | Source::Device(_)
+                    Source::JailTmpfs(_)
+                        | Source::Tmpfs { .. }
+                        | Source::Proc
+                        | Source::Devpts
+                        | Source::Mqueue
+                        | Source::Device(_)
                 );
                 assert!(fresh || row.flags.has(RO), "{profile}: {}", row.target);
                 assert!(!matches!(row.source, Source::Storage(_)) || row.flags.has(Flags::NO_EXEC), "{}", row.target);

@@ -178,6 +178,12 @@ pub fn filter_of_router() -> Vec<Instruction> {
     only(calls::OF_ROUTER)
 }
 
+/// The filter of each thread of the program that tells Prometheus what is measured.
+#[must_use]
+pub fn filter_of_exporter() -> Vec<Instruction> {
+    only(calls::OF_EXPORTER)
+}
+
 /// A filter that refuses every call without a row in these groups.
 fn only(groups: &[calls::Group]) -> Vec<Instruction> {
     let mut rules = rules(Profile::Web);
@@ -214,10 +220,10 @@ pub fn name(number: u32) -> Option<&'static str> {
 mod tests {
     use super::*;
     use linux_raw_sys::general::{
-        __NR_bpf, __NR_clone, __NR_clone3, __NR_getpid, __NR_ioctl, __NR_mount, __NR_personality, __NR_prctl,
-        __NR_setsockopt, __NR_socket, __NR_socketpair, __NR_sync, __NR_unshare, CLONE_FILES, CLONE_NEWCGROUP,
-        CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUSER, CLONE_NEWUTS, CLONE_SETTLS,
-        CLONE_SIGHAND, CLONE_THREAD, CLONE_VFORK, CLONE_VM,
+        __NR_bpf, __NR_clone, __NR_clone3, __NR_getpid, __NR_ioctl, __NR_mount, __NR_mprotect, __NR_personality,
+        __NR_prctl, __NR_setsockopt, __NR_socket, __NR_socketpair, __NR_sync, __NR_unshare, CLONE_FILES,
+        CLONE_NEWCGROUP, CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUSER, CLONE_NEWUTS,
+        CLONE_SETTLS, CLONE_SIGHAND, CLONE_THREAD, CLONE_VFORK, CLONE_VM,
     };
     use linux_raw_sys::{ioctl, net};
     use std::collections::BTreeMap;
@@ -333,6 +339,50 @@ mod tests {
         let foreign = SeccompData { number: __NR_getpid, architecture: 0x4000_0003, arguments: [0; 6] };
         assert_eq!(evaluate(&program, &foreign), Verdict::Kill);
         assert_eq!(verdict(X32_BIT | 1, [0; 6]), ABSENT);
+    }
+
+    #[test]
+    fn the_exporter_opens_nothing_and_reaches_unix_sockets_alone() {
+        let program = filter_of_exporter();
+        let verdict = |number: u32, arguments: [u64; 6]| {
+            evaluate(&program, &SeccompData { number, architecture: ARCHITECTURE, arguments })
+        };
+        let socket = |family: u32, kind: u64| verdict(__NR_socket, [u64::from(family), kind, 0, 0, 0, 0]);
+        assert_eq!(socket(net::AF_UNIX, 1 | 0o2_004_000), Verdict::Allow);
+        for (family, kind) in [(net::AF_UNIX, 2), (net::AF_INET, 1), (net::AF_INET6, 1), (net::AF_NETLINK, 3)] {
+            assert_eq!(socket(family, kind), PERMISSION);
+        }
+        // PROT_EXEC is 4.
+        let protect = |protection: u64| verdict(__NR_mprotect, [0, 4096, protection, 0, 0, 0]);
+        assert_eq!((protect(3), protect(7), protect(4)), (Verdict::Allow, PERMISSION, PERMISSION));
+        let named = |number: &u32| name(*number).is_some();
+        let allowed = (0..=600).filter(named).filter(|number| verdict(*number, [1; 6]) == Verdict::Allow);
+        let allowed: Vec<&str> = allowed.filter_map(name).collect();
+        for refused in [
+            "open",
+            "openat",
+            "openat2",
+            "execve",
+            "execveat",
+            "clone",
+            "clone3",
+            "fork",
+            "kill",
+            "tgkill",
+            "ptrace",
+            "ioctl",
+            "bind",
+            "listen",
+            "prctl",
+            "memfd_create",
+            "setns",
+            "unshare",
+            "chroot",
+            "process_vm_readv",
+            "unlink",
+        ] {
+            assert!(!allowed.contains(&refused), "{refused}");
+        }
     }
 
     #[test]

@@ -11,7 +11,17 @@ const MAX_LINE: usize = 4096;
 /// The most characters of a message. A message may quote the file.
 const MAX_MESSAGE: usize = 400;
 
-/// One problem of one file. Serialised as `file`, `line`, `column`, `message` and `hint`.
+/// How bad a problem is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Somebody refuses it: whoever reads the file, or whoever does on this host what it says.
+    Error,
+    /// It is in force as it is, and not all of it works: on this host, or with what other files say now.
+    Warning,
+}
+
+/// One problem of one file. Serialised as `file`, `line`, `column`, `severity`, `message` and `hint`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Diagnostic {
     /// The file, below the configuration directory as it was given.
@@ -21,6 +31,8 @@ pub struct Diagnostic {
     pub line: usize,
     /// The column, from 1, in characters. A tab counts as one.
     pub column: usize,
+    /// Whether it is an error or a warning.
+    pub severity: Severity,
     /// What is wrong.
     pub message: String,
     /// What to do about it.
@@ -32,17 +44,26 @@ pub struct Diagnostic {
 
 /// A problem without its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Problem {
+pub struct Problem {
+    severity: Severity,
     message: String,
     hint: Option<String>,
 }
 
 impl Problem {
-    pub(crate) fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), hint: None }
+    /// An error with this message.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { severity: Severity::Error, message: message.into(), hint: None }
     }
 
-    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+    /// A problem of what is in force all the same.
+    pub(crate) fn warning(message: impl Into<String>) -> Self {
+        Self { severity: Severity::Warning, ..Self::new(message) }
+    }
+
+    /// The same with what to do about it.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
@@ -78,8 +99,15 @@ impl Diagnostic {
         }
     }
 
+    /// An error in a line of a file that is not read here, without an excerpt.
+    #[must_use]
+    pub fn in_line(file: &Path, line: usize, message: String, hint: String) -> Self {
+        Self { line, ..Self::whole(file, Problem::new(message).hint(hint)) }
+    }
+
     /// A problem of a whole file.
-    pub(crate) fn whole(file: &Path, problem: Problem) -> Self {
+    #[must_use]
+    pub fn whole(file: &Path, problem: Problem) -> Self {
         let clip = |text: String| match text.char_indices().nth(MAX_MESSAGE) {
             Some((end, _)) => format!("{}...", &text[..end]),
             None => text,
@@ -88,10 +116,17 @@ impl Diagnostic {
             file: file.to_owned(),
             line: 1,
             column: 1,
+            severity: problem.severity,
             message: clip(problem.message),
             hint: problem.hint.map(clip),
             excerpt: None,
         }
+    }
+
+    /// The same without the text of the line, for a file that holds secrets.
+    #[must_use]
+    pub fn without_excerpt(self) -> Self {
+        Self { excerpt: None, ..self }
     }
 
     /// The text of the line, and the bytes in it that have the problem. `None` for a problem of a whole file, and for a line

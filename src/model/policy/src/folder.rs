@@ -29,24 +29,30 @@ pub(crate) fn file_name(name: impl Display) -> String {
 }
 
 /// A directory with files.
-pub(crate) trait Folder: Sized {
+pub trait Folder: Sized {
     /// The path of the directory, as diagnostics name it.
     fn path(&self) -> &Path;
     /// The names in the directory, sorted.
+    ///
+    /// # Errors
+    /// Why it cannot be listed.
     fn names(&self) -> Result<Vec<OsString>, Vec<Diagnostic>>;
     /// Reads a file of the directory; `None` when there is no such file.
+    ///
+    /// # Errors
+    /// Why it cannot be used.
     fn file(&self, name: &str) -> Result<Option<Source>, Vec<Diagnostic>>;
     /// Opens a directory in the directory; `None` when there is no such directory.
+    ///
+    /// # Errors
+    /// Why it cannot be used.
     fn folder(&self, name: &str) -> Result<Option<Self>, Vec<Diagnostic>>;
 }
 
 /// The plans or tenants that the files of a directory are named after, sorted. Returns `None`, with the problem in
 /// `diagnostics`, when the directory cannot be listed. Hidden files, and those that do not end in `.toml` (from editors and
 /// package managers), are skipped.
-pub(crate) fn names<F: Folder, N: FromStr<Err = NameError>>(
-    folder: &F,
-    diagnostics: &mut Vec<Diagnostic>,
-) -> Option<Vec<N>> {
+pub fn names<F: Folder, N: FromStr<Err = NameError>>(folder: &F, diagnostics: &mut Vec<Diagnostic>) -> Option<Vec<N>> {
     let all = folder.names().map_err(|problems| diagnostics.extend(problems)).ok()?;
     let mut good = Vec::new();
     for name in &all {
@@ -69,14 +75,17 @@ pub(crate) fn names<F: Folder, N: FromStr<Err = NameError>>(
 
 /// A directory on disk.
 #[derive(Debug)]
-pub(crate) struct Directory {
+pub struct Directory {
     path: PathBuf,
     fd: OwnedFd,
 }
 
 impl Directory {
     /// Opens the configuration directory. The path may hold links, and the directories above it are not checked.
-    pub(crate) fn open(path: &Path) -> Result<Self, Vec<Diagnostic>> {
+    ///
+    /// # Errors
+    /// Why it cannot be used: it is missing, or somebody but root can change it.
+    pub fn open(path: &Path) -> Result<Self, Vec<Diagnostic>> {
         let failed = |error: io::Error| {
             let problem = match error.kind() {
                 io::ErrorKind::NotFound => Problem::new("there is no such directory")
@@ -90,7 +99,9 @@ impl Directory {
         Self::trusted(path.to_owned(), fd)
     }
 
-    pub(crate) fn fd(&self) -> &OwnedFd {
+    /// Its descriptor.
+    #[must_use]
+    pub fn fd(&self) -> &OwnedFd {
         &self.fd
     }
 

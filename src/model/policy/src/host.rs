@@ -2,13 +2,16 @@
 
 use crate::diagnostic::{Diagnostic, Problem};
 use crate::host_etc::is_barred;
+use crate::host_metrics::{self, HOST_METRICS};
 use crate::host_network::{self, HOST_NETWORK};
+use crate::host_notices::{self, HOST_NOTICES};
 use crate::host_sockets::{self, HOST_SOCKET};
-use crate::mail::{self, HOST_MAIL};
-use crate::model::{EtcSettings, Host, HostMail, Principal, Reserve, Web};
+use crate::mail::{self, HOST_MAIL, up_to};
+use crate::model::{EtcSettings, EventsKept, Host, HostMail, MetricsSettings, NoticeSettings, Principal, Reserve, Web};
+use crate::notices::{self, CONTACT, NOTICE};
 use crate::reader::{NEVER, Report, Section, Span, Table, distinct, expected, line, number, parsed, switch, text};
 use crate::source::Source;
-use bailiwick_types::{ByteSize, HostNetwork, IdPool, Period, Resource};
+use bailiwick_types::{ByteSize, Contact, HostNetwork, IdPool, Period, Resource};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use toml::Spanned;
@@ -26,6 +29,7 @@ const TOP: Section = Section {
         "require",
         "reserve",
         "admins",
+        "observers",
         "syslog",
         "user",
         "login_group",
@@ -35,13 +39,32 @@ const TOP: Section = Section {
         "etc_never",
         "mail",
         "network",
+        "metrics",
         "host_socket",
+        "events",
+        "notices",
+        "notice",
+        "contact",
     ],
 };
 const IDS: Section = Section { title: "in \"ids\"", keys: &["first", "per_tenant"] };
 const RESERVE: Section = Section { title: "in \"reserve\"", keys: &["memory", "tasks", "disk"] };
 const WEB: Section = Section { title: "in \"web\"", keys: &["group"] };
-const SECTIONS: &[Section] = &[TOP, IDS, RESERVE, WEB, HOST_MAIL, HOST_SOCKET, HOST_NETWORK];
+const EVENTS: Section = Section { title: "in \"events\"", keys: &["keep", "most"] };
+const SECTIONS: &[Section] = &[
+    TOP,
+    IDS,
+    RESERVE,
+    WEB,
+    HOST_MAIL,
+    HOST_SOCKET,
+    HOST_NETWORK,
+    HOST_METRICS,
+    EVENTS,
+    HOST_NOTICES,
+    NOTICE,
+    CONTACT,
+];
 
 /// The values of the settings that the file does not have.
 pub(crate) fn defaults() -> Host {
@@ -51,6 +74,7 @@ pub(crate) fn defaults() -> Host {
         ids: IdPool::default(),
         require: [Resource::Cpu, Resource::Memory, Resource::Tasks, Resource::Disk].into(),
         admins: vec![Principal::User("root".to_owned()), Principal::Group("bailiwick-admin".to_owned())],
+        observers: vec![Principal::User("bailiwick-exporter".to_owned())],
         reserve: Reserve { memory: ByteSize(256 << 20), tasks: 1000, disk: ByteSize(1 << 30) },
         syslog: false,
         user: "bailiwick".to_owned(),
@@ -61,6 +85,11 @@ pub(crate) fn defaults() -> Host {
         mail: HostMail::default(),
         host_sockets: BTreeMap::new(),
         network: HostNetwork::default(),
+        events: EventsKept::default(),
+        metrics: MetricsSettings::default(),
+        notices: NoticeSettings::default(),
+        default_notices: Vec::new(),
+        contact: Contact::default(),
     }
 }
 
@@ -89,6 +118,9 @@ pub(crate) fn read(source: &Source) -> Result<Host, Vec<Diagnostic>> {
         if let Some(admins) = top.list(&mut report, "admins", principal) {
             host.admins = distinct(&mut report, admins.into_inner(), written);
         }
+        if let Some(observers) = top.list(&mut report, "observers", principal) {
+            host.observers = distinct(&mut report, observers.into_inner(), written);
+        }
         host.syslog = top.read(&mut report, "syslog", switch).map_or(host.syslog, Spanned::into_inner);
         host.user = top.read(&mut report, "user", user).map_or(host.user, Spanned::into_inner);
         let group = top.read(&mut report, "login_group", login_group);
@@ -105,8 +137,21 @@ pub(crate) fn read(source: &Source) -> Result<Host, Vec<Diagnostic>> {
         if let Some(never) = top.list(&mut report, "etc_never", below_etc) {
             host.etc.never = distinct(&mut report, never.into_inner(), Clone::clone);
         }
+        if let Some(events) = top.table(&mut report, "events", &EVENTS, SECTIONS) {
+            let keep = events.read(&mut report, "keep", kept_time);
+            let most = events.read(&mut report, "most", kept_number);
+            host.events.keep = keep.map_or(host.events.keep, Spanned::into_inner);
+            host.events.most = most.map_or(host.events.most, Spanned::into_inner);
+        }
         host.mail = mail::read_host(&mut report, &top, SECTIONS);
-        host.network = host_network::read(&mut report, &top, SECTIONS, host.ids);
+        host.metrics = host_metrics::read(&mut report, &top, SECTIONS);
+        host.notices = host_notices::read(&mut report, &top, SECTIONS, &host.user);
+        host.default_notices = notices::read(&mut report, &top, SECTIONS);
+        host.contact = notices::read_contact(&mut report, &top, SECTIONS);
+        if let Some((place, problem)) = notices::of_host(&host).filter(|_| report.is_clean()) {
+            report.error_at(&place, problem);
+        }
+        host.network = host_network::read(&mut report, &top, SECTIONS, host.ids, &host.user);
         host.host_sockets = host_sockets::read(&mut report, &top, SECTIONS, &[&host.state_dir, &host.runtime_dir]);
     }
     if report.is_clean() { Ok(host) } else { Err(report.finish()) }
@@ -200,6 +245,26 @@ fn silence(value: &DeValue<'_>) -> Result<Option<Period>, Problem> {
     }
 }
 
+/// Reads how long events are kept.
+fn kept_time(value: &DeValue<'_>) -> Result<Period, Problem> {
+    let period: Period = match value {
+        DeValue::Integer(_) | DeValue::Float(_) => {
+            return Err(expected("a time such as \"30d\"", value).hint("write it in quotes, with its unit"));
+        }
+        _ => parsed(value)?,
+    };
+    if (3600..=400 * 86_400).contains(&period.0) {
+        Ok(period)
+    } else {
+        Err(Problem::new(format!("{period} is no time to keep events")).hint("write a time from 1h to 400d"))
+    }
+}
+
+/// Reads how many events are kept.
+fn kept_number(value: &DeValue<'_>) -> Result<u32, Problem> {
+    up_to(value, 1000, 1_000_000, "events")
+}
+
 fn size(value: &DeValue<'_>) -> Result<ByteSize, Problem> {
     match value {
         DeValue::Integer(_) | DeValue::Float(_) => {
@@ -286,9 +351,9 @@ pub(crate) fn write(host: &Host) -> String {
     let list = |items: Vec<String>| items.iter().map(|item| quoted(item)).collect::<Vec<_>>().join(", ");
     let text = format!(
         "state_dir = {}\nruntime_dir = {}\nids = {{ first = {}, per_tenant = {} }}\nrequire = [{}]\n\
-         reserve = {{ memory = \"{}\", tasks = {}, disk = \"{}\" }}\nadmins = [{}]\nsyslog = {}\nuser = {}\nlogin_group = {}\n\
+         reserve = {{ memory = \"{}\", tasks = {}, disk = \"{}\" }}\nadmins = [{}]\nobservers = [{}]\nsyslog = {}\nuser = {}\nlogin_group = {}\n\
          replace_silent_init = \"{}\"\n{}\
-         etc_extra = [{}]\netc_never = [{}]\n",
+         etc_extra = [{}]\netc_never = [{}]\nevents = {{ keep = \"{}\", most = {} }}\n",
         quoted(&host.state_dir.to_string_lossy()),
         quoted(&host.runtime_dir.to_string_lossy()),
         host.ids.first(),
@@ -298,6 +363,7 @@ pub(crate) fn write(host: &Host) -> String {
         host.reserve.tasks,
         host.reserve.disk,
         list(host.admins.iter().map(written).collect()),
+        list(host.observers.iter().map(written).collect()),
         host.syslog,
         quoted(&host.user),
         quoted(&host.login_group),
@@ -305,8 +371,14 @@ pub(crate) fn write(host: &Host) -> String {
         host.web.group.as_ref().map(|group| format!("web = {{ group = {} }}\n", quoted(group))).unwrap_or_default(),
         list(host.etc.extra.clone()),
         list(host.etc.never.clone()),
+        host.events.keep,
+        host.events.most,
     );
     text + &mail::write_host(&host.mail)
         + &host_network::write(&host.network)
+        + &host_metrics::write(host.metrics)
+        + &host_notices::write(&host.notices)
         + &host_sockets::write(&host.host_sockets)
+        + &notices::write_contact(&host.contact)
+        + &notices::write(&host.default_notices)
 }

@@ -26,12 +26,27 @@ const MAX_BLOCK: usize = 256;
 const SPARE: u32 = 16;
 /// The first port that a program needs no right to listen on.
 const FIRST_PORT: u16 = 1024;
+const ROUTER_USER: &str = "give it a user of its own, such as \"bailiwick-net\"";
+const CACHE_USER: &str = "give it a user of its own, such as \"bailiwick-dns\"";
+const THREE_USERS: &str = "give each a user of its own, such as \"bailiwick\", \"bailiwick-net\" and \"bailiwick-dns\"";
 const UPSTREAM: &str = "write the resolver that the host itself asks, or resolvers = [] for all of these";
 
-/// Reads what the host has for networks. `ids` says how many tenants need an address.
-pub(crate) fn read(report: &mut Report<'_>, top: &Table<'_, '_>, file: &'static [Section], ids: IdPool) -> HostNetwork {
+/// Reads what the host has for networks. `ids` says how many tenants need an address, and `daemon` is the user of `bailiwickd`.
+pub(crate) fn read(
+    report: &mut Report<'_>,
+    top: &Table<'_, '_>,
+    file: &'static [Section],
+    ids: IdPool,
+    daemon: &str,
+) -> HostNetwork {
+    let table = top.filled_table(report, "network", &HOST_NETWORK, file);
+    let network = table.as_ref().map_or_else(HostNetwork::default, |table| read_keys(report, table, ids));
+    refuse_same_users(report, [table.as_ref(), Some(top)], &network, daemon);
+    network
+}
+
+fn read_keys(report: &mut Report<'_>, table: &Table<'_, '_>, ids: IdPool) -> HostNetwork {
     let mut network = HostNetwork::default();
-    let Some(table) = top.filled_table(report, "network", &HOST_NETWORK, file) else { return network };
     network.user = table.read(report, "user", user).map_or(network.user, Spanned::into_inner);
     let ipv4 = table.read(report, "ipv4", |value| ipv4(value, ids));
     let ipv6 = table.read(report, "ipv6", ipv6);
@@ -49,7 +64,7 @@ pub(crate) fn read(report: &mut Report<'_>, top: &Table<'_, '_>, file: &'static 
         network.resolvers = distinct(report, resolvers.into_inner(), IpAddr::to_string);
     }
     network.cache = table.read(report, "cache", switch).is_some_and(Spanned::into_inner);
-    let cache_user = table.read(report, "cache_user", |value| cache_user(value, &network.user));
+    let cache_user = table.read(report, "cache_user", cache_user);
     network.cache_user = cache_user.map_or(network.cache_user, Spanned::into_inner);
     if let Some(block) = table.list(report, "block", prefix) {
         at_most(report, &block, MAX_BLOCK, "blocked prefixes");
@@ -61,20 +76,33 @@ pub(crate) fn read(report: &mut Report<'_>, top: &Table<'_, '_>, file: &'static 
 
 /// Reads the user that is root in the router. It must not be root of the host.
 fn user(value: &DeValue<'_>) -> Result<String, Problem> {
-    let hint = || {
-        Problem::new("the router must not belong to root").hint("give it a user of its own, such as \"bailiwick-net\"")
-    };
-    not_root(value, "user", hint)
+    not_root(value, "user", || Problem::new("the router must not belong to root").hint(ROUTER_USER))
 }
 
-/// Reads the user that the cache runs as. It is neither root of the host nor root of the router.
-fn cache_user(value: &DeValue<'_>, router: &str) -> Result<String, Problem> {
-    let hint = "give it a user of its own, such as \"bailiwick-dns\"";
-    match not_root(value, "user", || Problem::new("the cache must not run as root").hint(hint))? {
-        user if user == router => {
-            Err(Problem::new(format!("the cache must not run as \"{user}\", the router's user")).hint(hint))
-        }
-        user => Ok(user),
+/// Reads the user that the cache runs as. It must not be root of the host.
+fn cache_user(value: &DeValue<'_>) -> Result<String, Problem> {
+    not_root(value, "user", || Problem::new("the cache must not run as root").hint(CACHE_USER))
+}
+
+/// Reports a user that two of bailiwickd, the router and the cache would have: each could do what only the other may. The
+/// problem is where one of the two is written, in one of `tables`.
+fn refuse_same_users(
+    report: &mut Report<'_>,
+    tables: [Option<&Table<'_, '_>>; 2],
+    network: &HostNetwork,
+    daemon: &str,
+) {
+    let HostNetwork { user, cache_user, .. } = network;
+    let (of_daemon, of_router) = ((daemon, "the user of bailiwickd"), (&user[..], "the router's user"));
+    for (key, what, user, others) in [
+        ("user", "the router must not belong to", user, &[of_daemon][..]),
+        ("cache_user", "the cache must not run as", cache_user, &[of_router, of_daemon]),
+    ] {
+        let Some((_, whose)) = others.iter().find(|(other, _)| other == user) else { continue };
+        let written = tables.into_iter().flatten().find_map(|table| table.get(key).or_else(|| table.get("user")));
+        report.error(written.map(Spanned::span).unwrap_or_default(), || {
+            Problem::new(format!("{what} \"{user}\", {whose}")).hint(THREE_USERS)
+        });
     }
 }
 

@@ -66,6 +66,8 @@ fn missing(what: &str, key: &str) -> Problem {
         "name" => problem.hint("write a short word, such as name = \"main\""),
         "schedule" => problem.hint("write when it runs, such as schedule = \"daily\""),
         "command" => problem.hint("write the program and its arguments: command = [\"/usr/bin/php\", \"cron.php\"]"),
+        "resource" => problem.hint("write what it is about, such as resource = \"disk\""),
+        "at" => problem.hint("write when somebody is told, such as at = [\"80%\", \"95%\"]"),
         "password" => problem.hint("`bailiwick password` makes the line"),
         "port" => problem.hint("write the port that is connected to, such as port = \"tcp/5432\""),
         "path" => problem.hint("write where it is on the host, such as path = \"/run/mysqld/mysqld.sock\""),

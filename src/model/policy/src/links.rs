@@ -9,12 +9,13 @@ use crate::folder::{TENANTS, file_name};
 use crate::items;
 use crate::model::{Policy, Tenant};
 use crate::network::at_most;
-use crate::reader::{Report, Section, Span, Table, parsed};
+use crate::place::Place;
+use crate::reader::{Report, Section, Table, parsed, parsed_name};
 use crate::suggest::nearest;
 use bailiwick_types::{Link, LinkDirection, NetworkMode, Port, TenantName};
 use std::collections::{BTreeMap, BTreeSet};
 use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::DeValue;
 
 pub(crate) const LINK: Section = Section { title: "below [[link]]", keys: &["port", "to", "from"] };
 
@@ -50,8 +51,8 @@ fn read_link(
 ) -> Option<Link> {
     let problems = report.count();
     let table = items::table(report, entry, "link", &LINK, file, 1)?;
-    let to: Option<Spanned<TenantName>> = table.read(report, "to", parsed);
-    let from: Option<Spanned<TenantName>> = table.read(report, "from", parsed);
+    let to: Option<Spanned<TenantName>> = table.read(report, "to", peer);
+    let from: Option<Spanned<TenantName>> = table.read(report, "from", peer);
     let port: Option<Spanned<Port>> = table.read(report, "port", parsed);
     let (direction, peer) = match (table.get("to"), table.get("from")) {
         (Some(_), None) => (LinkDirection::To, to?),
@@ -81,6 +82,11 @@ fn read_link(
     Some(Link { peer: peer.into_inner(), direction, port: port?.into_inner() })
 }
 
+/// Reads the name of the other tenant.
+fn peer(value: &DeValue<'_>) -> Result<TenantName, Problem> {
+    parsed_name(value, "write the name of a tenant; no tenant has this one")
+}
+
 /// The problem of a link of a tenant that has no network.
 pub(crate) fn without_network() -> Problem {
     Problem::new("a link, but the tenant has no network")
@@ -92,31 +98,6 @@ pub(crate) fn write(links: &[Link]) -> String {
     let table =
         |Link { peer, direction, port }: &Link| format!("\n[[link]]\n{direction} = \"{peer}\"\nport = \"{port}\"\n");
     links.iter().map(table).collect()
-}
-
-/// Where in a tenant's file something is that the file of another tenant contradicts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Place {
-    /// The other tenant of a link with this number.
-    Link(usize),
-    /// The published port with this number.
-    Publish(usize),
-}
-
-impl Place {
-    /// Finds it in a tenant's file. It is not there when it comes from a plan.
-    pub(crate) fn find(self, top: &DeTable<'_>) -> Option<Span> {
-        match self {
-            Self::Link(index) => {
-                let link = top.get("link")?.get_ref().as_array()?.get(index)?.get_ref().as_table()?;
-                link.get("to").or_else(|| link.get("from")).map(Spanned::span)
-            }
-            Self::Publish(index) => {
-                let network = top.get("network")?.get_ref().as_table()?;
-                network.get("publish")?.get_ref().as_array()?.get(index).map(Spanned::span)
-            }
-        }
-    }
 }
 
 /// What tenants' files contradict each other about: the tenant whose file is to be changed, where, and why. The tenants
@@ -138,8 +119,10 @@ pub(crate) fn contradictions<'p>(
         for (index, publish) in tenant.settings.network.publish.iter().enumerate() {
             let port = publish.host_port();
             if let Some(other) = published.get(&port) {
-                let problem = Problem::new(format!("the host's port \"{port}\" is published for \"{other}\""));
-                found.push((&tenant.name, Place::Publish(index), problem.hint("choose another port of the host")));
+                let problem = Problem::new(format!("the host's port \"{port}\" is published for \"{other}\" too"));
+                let hint =
+                    "choose another port of the host: the jail that has it keeps it, and the other one does not start";
+                found.push((&tenant.name, Place::Publish(index), problem.hint(hint)));
             } else {
                 published.insert(port, &tenant.name);
             }
@@ -149,7 +132,7 @@ pub(crate) fn contradictions<'p>(
 }
 
 fn no_tenant(policy: &Policy, name: &TenantName) -> Problem {
-    let problem = Problem::new(format!("there is no tenant \"{name}\""));
+    let problem = Problem::warning(format!("there is no tenant \"{name}\""));
     match nearest(name.as_str(), policy.tenants.keys().map(TenantName::as_str)) {
         Some(meant) => problem.hint(format!("did you mean \"{meant}\"?")),
         // A later tenant of that name would have it.
@@ -168,6 +151,6 @@ fn without_consent(policy: &Policy, tenant: &Tenant, link: &Link, peer: &Tenant)
         NetworkMode::None => "[network] / mode = \"outbound\" / ",
         NetworkMode::Outbound | NetworkMode::Published => "",
     };
-    let problem = Problem::new(format!("\"{}\" does not let \"{name}\" connect to its port \"{port}\"", peer.name));
+    let problem = Problem::warning(format!("\"{}\" does not let \"{name}\" connect to its port \"{port}\"", peer.name));
     Some(problem.hint(format!("add these lines to {file}: {network}{lines}")))
 }

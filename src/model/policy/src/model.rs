@@ -1,9 +1,10 @@
 //! The policy after parsing and inheritance. Every setting has a value, so nothing is left to look up.
 
 use bailiwick_types::{
-    Access, ByteSize, CpuShare, Door, FtpName, HostNetwork, HostSocketName, IdPool, ImageName, Limits, Link,
-    LinkDirection, LoginName, Mail, Nesting, Network, NetworkMode, PasswordHash, Period, PlanName, Port, Profile,
-    Readiness, Resource, Restart, ServiceName, SocketName, StopSignal, TenantName, TimerName, When,
+    Access, ByteSize, Contact, CpuShare, Door, FtpName, HostNetwork, HostSocketName, IdPool, ImageName, Limits, Link,
+    LinkDirection, LoginName, Mail, MetricsDetail, Nesting, Network, NetworkMode, Notice, PasswordHash, Period,
+    PlanName, Port, Profile, Readiness, Resource, Restart, ServiceName, SocketName, StopSignal, TenantName, TimerName,
+    When,
 };
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -62,6 +63,8 @@ pub struct Host {
     pub reserve: Reserve,
     /// Who may use the control socket for every tenant.
     pub admins: Vec<Principal>,
+    /// Who may ask for the metrics, and for nothing else.
+    pub observers: Vec<Principal>,
     /// Whether events also go to the log of the system (`syslog(3)`).
     pub syslog: bool,
     /// The user that `bailiwickd` runs as: a name of the host's user database, or a number.
@@ -80,6 +83,51 @@ pub struct Host {
     pub host_sockets: BTreeMap<HostSocketName, HostSocket>,
     /// What it has for the networks of jails.
     pub network: HostNetwork,
+    /// How much of the outbox of events is kept.
+    pub events: EventsKept,
+    /// What observers are told.
+    pub metrics: MetricsSettings,
+    /// Who delivers notices.
+    pub notices: NoticeSettings,
+    /// Whom all tenants' use is told to, where their plans and they themselves say nothing of a resource.
+    pub default_notices: Vec<Notice>,
+    /// Where notices to the operator go.
+    pub contact: Contact,
+}
+
+/// Who delivers notices.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct NoticeSettings {
+    /// The user that `bailiwick-notify` runs as: a name of the host's user database, or a number. It may ask `bailiwickd` for
+    /// events, the metrics and what notices need, and for nothing else.
+    pub user: String,
+    /// How often the use of limits is compared with the rules.
+    pub every: Period,
+}
+
+/// What observers are told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct MetricsSettings {
+    /// How much of each tenant.
+    pub tenants: MetricsDetail,
+    /// How long a reading is used again.
+    pub cache: Period,
+}
+
+/// How much of the outbox of events is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct EventsKept {
+    /// Older events are removed.
+    pub keep: Period,
+    /// Of more events, the oldest are removed.
+    pub most: u32,
+}
+
+impl Default for EventsKept {
+    /// 30 days, and 100,000.
+    fn default() -> Self {
+        Self { keep: Period(30 * 86_400), most: 100_000 }
+    }
 }
 
 /// A socket of the host that can be lent to tenants, such as that of a database.
@@ -182,7 +230,7 @@ pub struct Reserve {
 /// A user or a group of the host.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub enum Principal {
-    /// A user, such as `"root"`.
+    /// A user, such as `"root"`; in `observers` also the number of one.
     User(String),
     /// A group, such as `"group:bailiwick-admin"`.
     Group(String),
@@ -224,6 +272,8 @@ pub struct Settings {
     pub host_sockets: BTreeSet<HostSocketName>,
     /// The network of its jail.
     pub network: Network,
+    /// Whom its use of resources is told to. The rules of a tenant for a resource replace those of its plan.
+    pub notices: Vec<Notice>,
 }
 
 /// A tenant after inheritance.
@@ -243,6 +293,8 @@ pub struct Tenant {
     pub timers: Vec<Timer>,
     /// Its logins for FTP.
     pub ftp: Vec<FtpLogin>,
+    /// Where notices to the tenant go.
+    pub contact: Contact,
     /// Its halves of connections to and from other tenants. [`Policy::links`] has those with both halves.
     pub links: Vec<Link>,
 }

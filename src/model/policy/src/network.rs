@@ -33,6 +33,7 @@ const MAX_NOTIFY: usize = 16;
 const MIN_RATE: ByteRate = ByteRate(8 << 10);
 /// The highest rate and volume. No machine moves as much, and "unlimited" says the same.
 const MAX_BYTES: u64 = 1 << 50;
+const DESTINATION: &str = "write a prefix such as \"192.0.2.0/24\", or the name of a host such as \"example.org\", without \"https://\", port and path";
 const RATE: &str = "from 8K a second, such as \"20M\" (bytes) or \"100Mbit\", or \"unlimited\"";
 const SHAPE: &str = "a rate from 8K a second, such as \"shape 1M\" or \"shape 10Mbit\"";
 const VOLUME: &str = "from 1M to 1024T; for no bound write month = \"unlimited\"";
@@ -225,8 +226,9 @@ fn is_missing(table: &Table<'_, '_>, key: &'static str, section: &Section) -> bo
 
 fn destination(value: &DeValue<'_>) -> Result<Destination, Problem> {
     let to = text(value)?.parse().map_err(|error| match error {
+        DestinationError::Prefix(error @ PrefixError::NotPrefix { .. }) => Problem::from(error).hint(DESTINATION),
         DestinationError::Prefix(error) => not_prefix(&error),
-        DestinationError::Name(error) => Problem::from(error),
+        DestinationError::Name(error) => Problem::from(error).hint(DESTINATION),
     })?;
     if let Destination::Prefix(prefix) = to
         && let Some(blocked) = prefix.always_blocked()
@@ -317,6 +319,15 @@ fn read_month(
     if value.get_ref().as_str() == Some("unlimited") {
         return Some(None);
     }
+    if value.get_ref().as_table().is_none() {
+        report.error(value.span(), || {
+            let volume = volume(value.get_ref()).unwrap_or(ByteSize(200 << 30));
+            expected("a table, or \"unlimited\"", value.get_ref()).hint(format!(
+                "write month = {{ bytes = \"{volume}\", then = \"stop\" }}, or what else is to happen then"
+            ))
+        });
+        return None;
+    }
     let month = table.table(report, "month", &MONTH, file)?;
     for (key, example) in [("bytes", "bytes = \"200G\""), ("then", "then = \"stop\"")] {
         if is_missing(&month, key, &MONTH) {
@@ -325,7 +336,7 @@ fn read_month(
             });
         }
     }
-    let bytes = month.read(report, "bytes", |value| bounded(value, ByteSize(1 << 20), ByteSize(MAX_BYTES), VOLUME));
+    let bytes = month.read(report, "bytes", volume);
     let then = month.read(report, "then", when_over);
     let notify = match month.get("notify") {
         Some(_) => read_notify(report, &month)?,
@@ -338,6 +349,10 @@ fn read_month(
         });
     }
     Some(Some(MonthlyVolume { bytes: bytes?.into_inner(), then: then.into_inner(), notify }))
+}
+
+fn volume(value: &DeValue<'_>) -> Result<ByteSize, Problem> {
+    bounded(value, ByteSize(1 << 20), ByteSize(MAX_BYTES), VOLUME)
 }
 
 fn when_over(value: &DeValue<'_>) -> Result<WhenOver, Problem> {

@@ -7,7 +7,7 @@ use crate::reader::{Report, Section, Table, parsed};
 use crate::source::Source;
 use crate::store::Fallback;
 use crate::suggest::nearest;
-use crate::{mail, network, services, settings, sleep, unserved};
+use crate::{mail, network, notices, services, settings, sleep, unserved};
 use bailiwick_types::PlanName;
 use std::collections::{BTreeMap, BTreeSet};
 use toml::Spanned;
@@ -25,12 +25,14 @@ const TOP: Section = Section {
         "doors",
         "suspended_doors",
         "inherit_services",
+        "inherit_notices",
         "host_sockets",
         "limits",
         "sleep",
         "mail",
         "network",
         "service",
+        "notice",
     ],
 };
 const SECTIONS: &[Section] = &[
@@ -47,6 +49,7 @@ const SECTIONS: &[Section] = &[
     network::ALLOW,
     network::PUBLISH,
     network::MONTH,
+    notices::NOTICE,
 ];
 
 /// The plans. Each is read when it is first needed, because the warden needs those of one tenant and not all.
@@ -245,11 +248,14 @@ impl<'f, F: Folder> Plans<'f, F> {
                 Outcome::Bad => None,
             },
         };
-        let plan = inherited.zip(declared).map(|((settings, depth), declared)| {
-            let settings = declared.apply(&mut report, settings);
+        let plan = inherited.zip(declared).map(|((inherited, depth), declared)| {
+            let settings = declared.apply(&mut report, inherited);
             if let Some(host) = self.host.filter(|_| diagnostics.is_empty() && report.is_clean()) {
-                for (key, problem) in unserved::of_settings(&settings, host) {
-                    report.error_at_key(&key, problem);
+                let of_parent = unserved::of_settings(inherited, host);
+                for (place, problem) in unserved::of_settings(&settings, host) {
+                    if !of_parent.contains(&(place.clone(), problem.clone())) {
+                        report.error_at(&place, problem);
+                    }
                 }
             }
             (Plan { name: name.clone(), parent: parent.map(Spanned::into_inner), settings }, depth + 1)

@@ -4,8 +4,10 @@
 //! of each section. It also serves the hints for keys that are unknown or in the wrong place.
 
 use crate::diagnostic::{Diagnostic, Problem};
+use crate::place::Place;
 use crate::source::Source;
 use crate::suggest::nearest;
+use bailiwick_types::NameError;
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::str::FromStr;
@@ -19,23 +21,25 @@ const MAX_PROBLEMS: usize = 100;
 pub(crate) const NEVER: &str = "never";
 
 /// A range of bytes in a file.
-pub(crate) type Span = Range<usize>;
+pub type Span = Range<usize>;
 
 /// Collects the problems of one file.
 #[derive(Debug)]
-pub(crate) struct Report<'a> {
+pub struct Report<'a> {
     source: &'a Source,
     found: Vec<(Span, Problem)>,
     unrecorded: usize,
 }
 
 impl<'a> Report<'a> {
-    pub(crate) fn new(source: &'a Source) -> Self {
+    /// A report without problems.
+    #[must_use]
+    pub fn new(source: &'a Source) -> Self {
         Self { source, found: Vec::new(), unrecorded: 0 }
     }
 
-    /// Records a problem. The closure is not called once [`MAX_PROBLEMS`] are recorded.
-    pub(crate) fn error(&mut self, span: Span, problem: impl FnOnce() -> Problem) {
+    /// Records a problem. The closure is not called once 100 are recorded.
+    pub fn error(&mut self, span: Span, problem: impl FnOnce() -> Problem) {
         if self.found.len() < MAX_PROBLEMS {
             self.found.push((span, problem()));
         } else {
@@ -43,14 +47,14 @@ impl<'a> Report<'a> {
         }
     }
 
-    /// Records a problem at the place of a key. It may be that of another file from which the setting is inherited, and then it
-    /// is a problem of the whole file.
-    pub(crate) fn error_at_key(&mut self, key: &str, problem: Problem) {
-        self.error(self.source.place_of(key).unwrap_or_default(), || problem);
+    /// Records a problem at a place. It may be in another file from which the setting is inherited, and then it is a problem of
+    /// the whole file.
+    pub(crate) fn error_at(&mut self, place: &Place, problem: Problem) {
+        self.error(place.find(self.source).unwrap_or_default(), || problem);
     }
 
     /// Returns the value of `result`, or records its problem.
-    pub(crate) fn accept<T>(&mut self, span: Span, result: Result<T, Problem>) -> Option<Spanned<T>> {
+    pub fn accept<T>(&mut self, span: Span, result: Result<T, Problem>) -> Option<Spanned<T>> {
         match result {
             Ok(value) => Some(Spanned::new(span, value)),
             Err(problem) => {
@@ -61,7 +65,7 @@ impl<'a> Report<'a> {
     }
 
     /// Parses the file as a table. Returns `None` after recording that it is no text, or its syntax errors.
-    pub(crate) fn parse(&mut self) -> Option<DeTable<'a>> {
+    pub fn parse(&mut self) -> Option<DeTable<'a>> {
         if let Some((span, problem)) = self.source.flaw() {
             self.error(span.clone(), || problem.clone());
             return None;
@@ -89,7 +93,8 @@ impl<'a> Report<'a> {
     }
 
     /// Whether no problem was recorded.
-    pub(crate) fn is_clean(&self) -> bool {
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
         self.found.is_empty()
     }
 
@@ -99,7 +104,8 @@ impl<'a> Report<'a> {
     }
 
     /// Returns the problems in the order of the file.
-    pub(crate) fn finish(mut self) -> Vec<Diagnostic> {
+    #[must_use]
+    pub fn finish(mut self) -> Vec<Diagnostic> {
         self.found.sort_by_key(|(span, _)| span.start);
         let mut diagnostics: Vec<_> =
             self.found.into_iter().map(|(span, problem)| Diagnostic::at(self.source, &span, problem)).collect();
@@ -113,11 +119,11 @@ impl<'a> Report<'a> {
 
 /// A section of a kind of file, and the keys that it may have.
 #[derive(Debug)]
-pub(crate) struct Section {
+pub struct Section {
     /// The name of the section in messages.
-    pub(crate) title: &'static str,
+    pub title: &'static str,
     /// The keys, in the order in which they are written.
-    pub(crate) keys: &'static [&'static str],
+    pub keys: &'static [&'static str],
 }
 
 impl Section {
@@ -190,7 +196,7 @@ const SYNONYMS: &[(&str, &str)] = &[
 
 /// A table of a file that is being read.
 #[derive(Debug)]
-pub(crate) struct Table<'t, 'i> {
+pub struct Table<'t, 'i> {
     entries: &'t DeTable<'i>,
     section: &'static Section,
 }
@@ -198,7 +204,7 @@ pub(crate) struct Table<'t, 'i> {
 impl<'t, 'i> Table<'t, 'i> {
     /// Records a problem for each key that `section` does not have. `file` holds all sections of this kind of file, the top
     /// first.
-    pub(crate) fn new(
+    pub fn new(
         report: &mut Report<'_>,
         entries: &'t DeTable<'i>,
         section: &'static Section,
@@ -211,7 +217,8 @@ impl<'t, 'i> Table<'t, 'i> {
     }
 
     /// The value of a key.
-    pub(crate) fn get(&self, key: &'static str) -> Option<&'t Spanned<DeValue<'i>>> {
+    #[must_use]
+    pub fn get(&self, key: &'static str) -> Option<&'t Spanned<DeValue<'i>>> {
         debug_assert!(self.section.keys.contains(&key), "{key:?} is not in the table of {}", self.section.title);
         self.entries.get(key)
     }
@@ -222,7 +229,7 @@ impl<'t, 'i> Table<'t, 'i> {
     }
 
     /// Reads the value of a key with `parse`.
-    pub(crate) fn read<T>(
+    pub fn read<T>(
         &self,
         report: &mut Report<'_>,
         key: &'static str,
@@ -233,7 +240,7 @@ impl<'t, 'i> Table<'t, 'i> {
     }
 
     /// Reads the value of a key that is a list, each item with `parse`. Items with a problem are left out.
-    pub(crate) fn list<T>(
+    pub fn list<T>(
         &self,
         report: &mut Report<'_>,
         key: &'static str,
@@ -243,7 +250,7 @@ impl<'t, 'i> Table<'t, 'i> {
     }
 
     /// Reads the value of a key that is a list, each item with `read`. Items that it returns nothing for are left out.
-    pub(crate) fn items<T>(
+    pub fn items<T>(
         &self,
         report: &mut Report<'_>,
         key: &'static str,
@@ -312,7 +319,14 @@ pub(crate) fn meant(key: &str, section: &Section) -> Option<&'static str> {
         return None;
     }
     let synonym = SYNONYMS.iter().find(|(word, _)| *word == key).map(|(_, meant)| *meant);
-    synonym.filter(|meant| section.keys.contains(meant)).or_else(|| nearest(key, section.keys.iter().copied()))
+    plural(key, section)
+        .or(synonym.filter(|meant| section.keys.contains(meant)))
+        .or_else(|| nearest(key, section.keys.iter().copied()))
+}
+
+/// The key that only has one letter more: the plural.
+fn plural(key: &str, section: &Section) -> Option<&'static str> {
+    section.keys.iter().copied().find(|known| known.strip_suffix('s') == Some(key))
 }
 
 fn unknown_key(key: &str, section: &Section, file: &[Section]) -> Problem {
@@ -322,6 +336,9 @@ fn unknown_key(key: &str, section: &Section, file: &[Section]) -> Problem {
     let near = nearest(key, section.keys.iter().copied());
     if section.keys.len() == 1 {
         return problem.hint(section.listed());
+    }
+    if let Some(meant) = plural(key, section) {
+        return problem.hint(format!("did you mean \"{meant}\"?"));
     }
     // A letter too few is more likely than the word of another system in a wrong place.
     let is_elsewhere = !section.keys.contains(&meant) && (meant == key || near.is_none());
@@ -338,7 +355,7 @@ fn unknown_key(key: &str, section: &Section, file: &[Section]) -> Problem {
 }
 
 /// Returns the items in their order, and records a problem for each that is in the list twice.
-pub(crate) fn distinct<T: Ord>(report: &mut Report<'_>, items: Vec<Spanned<T>>, show: impl Fn(&T) -> String) -> Vec<T> {
+pub fn distinct<T: Ord>(report: &mut Report<'_>, items: Vec<Spanned<T>>, show: impl Fn(&T) -> String) -> Vec<T> {
     let mut known = BTreeSet::new();
     for item in &items {
         if !known.insert(item.get_ref()) {
@@ -351,7 +368,8 @@ pub(crate) fn distinct<T: Ord>(report: &mut Report<'_>, items: Vec<Spanned<T>>, 
 }
 
 /// The problem of a value with the wrong type.
-pub(crate) fn expected(what: &str, found: &DeValue<'_>) -> Problem {
+#[must_use]
+pub fn expected(what: &str, found: &DeValue<'_>) -> Problem {
     let found = match found {
         DeValue::String(_) => "a text in quotes",
         DeValue::Integer(_) => "a whole number",
@@ -365,17 +383,34 @@ pub(crate) fn expected(what: &str, found: &DeValue<'_>) -> Problem {
 }
 
 /// Reads a text.
-pub(crate) fn text<'v>(value: &'v DeValue<'_>) -> Result<&'v str, Problem> {
+///
+/// # Errors
+/// When the value is no text.
+pub fn text<'v>(value: &'v DeValue<'_>) -> Result<&'v str, Problem> {
     value.as_str().ok_or_else(|| expected("a text in quotes", value))
 }
 
 /// Reads a text and parses it as a `T`.
-pub(crate) fn parsed<T: FromStr<Err: std::error::Error>>(value: &DeValue<'_>) -> Result<T, Problem> {
+///
+/// # Errors
+/// When the value is no text, or none of a `T`.
+pub fn parsed<T: FromStr<Err: std::error::Error>>(value: &DeValue<'_>) -> Result<T, Problem> {
     Ok(text(value)?.parse()?)
 }
 
+/// Reads a name. `instead` is what to do about one that is reserved.
+pub(crate) fn parsed_name<T: FromStr<Err = NameError>>(value: &DeValue<'_>, instead: &str) -> Result<T, Problem> {
+    text(value)?.parse().map_err(|error| match error {
+        NameError::Reserved => Problem::from(error).hint(instead),
+        _ => Problem::from(error),
+    })
+}
+
 /// Reads a text without control characters, so that it cannot forge lines of a log or control a terminal.
-pub(crate) fn line(value: &DeValue<'_>) -> Result<String, Problem> {
+///
+/// # Errors
+/// When the value is no text, or has such a character.
+pub fn line(value: &DeValue<'_>) -> Result<String, Problem> {
     let text = text(value)?;
     match text.chars().find(|c| c.is_control()) {
         Some(found) => Err(Problem::new(format!("a line must not hold the control character {found:?}"))),
@@ -389,7 +424,10 @@ pub(crate) fn switch(value: &DeValue<'_>) -> Result<bool, Problem> {
 }
 
 /// Reads a whole number that is not negative.
-pub(crate) fn number<T: TryFrom<u128>>(value: &DeValue<'_>) -> Result<T, Problem> {
+///
+/// # Errors
+/// When the value is another one.
+pub fn number<T: TryFrom<u128>>(value: &DeValue<'_>) -> Result<T, Problem> {
     match value {
         DeValue::Integer(integer) => {
             if integer.as_str().starts_with('-') {

@@ -3,8 +3,10 @@
 use crate::diagnostic::Problem;
 use crate::model::Settings;
 use crate::reader::{Report, Section, Table, distinct, parsed, switch, text};
-use crate::{host_sockets, limits, mail, network, services, sleep};
-use bailiwick_types::{Door, HostSocketName, ImageName, Limits, LoginName, Nesting, Network, NetworkMode, Profile};
+use crate::{host_sockets, limits, mail, network, notices, services, sleep};
+use bailiwick_types::{
+    Door, HostSocketName, ImageName, Limits, LoginName, Nesting, Network, NetworkMode, Notice, Profile,
+};
 use std::collections::BTreeSet;
 use toml::Spanned;
 use toml::de::DeValue;
@@ -26,6 +28,7 @@ pub(crate) fn defaults() -> Settings {
         mail: None,
         host_sockets: BTreeSet::new(),
         network: Network::default(),
+        notices: Vec::new(),
     }
 }
 
@@ -43,6 +46,8 @@ pub(crate) struct Declared {
     mail: mail::Declared,
     host_sockets: Option<BTreeSet<HostSocketName>>,
     network: network::Declared,
+    notices: Vec<Notice>,
+    inherit_notices: bool,
 }
 
 impl Declared {
@@ -73,6 +78,8 @@ impl Declared {
             mail: mail::Declared::read(report, top, file),
             host_sockets: host_sockets::read_names(report, top),
             network: network::Declared::read(report, top, file),
+            notices: notices::read(report, top, file),
+            inherit_notices: top.read(report, "inherit_notices", switch).is_none_or(Spanned::into_inner),
         }
     }
 
@@ -99,6 +106,7 @@ impl Declared {
             mail: self.mail.apply(report, inherited.mail),
             host_sockets: self.host_sockets.unwrap_or_else(|| inherited.host_sockets.clone()),
             network,
+            notices: notices::apply(self.notices, if self.inherit_notices { &inherited.notices } else { &[] }),
         }
     }
 }
@@ -128,14 +136,16 @@ pub(crate) fn write(settings: &Settings) -> (String, String) {
         mail,
         host_sockets,
         network,
+        notices,
     } = settings;
     let nesting = *nesting == Nesting::Allowed;
     let (doors, suspended_doors) = (list(doors), list(suspended_doors));
     let top = format!(
         "image = \"{image}\"\nprofile = \"{profile}\"\nnesting = {nesting}\ndoors = [{doors}]\nsuspended_doors = [{suspended_doors}]\n\
-         inherit_services = false\n{}",
+         inherit_services = false\ninherit_notices = false\n{}",
         host_sockets::write_names(host_sockets)
     );
     let (sleep, mail, network) = (sleep::write(*sleep), mail::write(*mail), network::write(network));
-    (top, [limits::write(limits), sleep, mail, network, services::write(services)].concat())
+    let notices = notices::write(notices);
+    (top, [limits::write(limits), sleep, mail, network, notices, services::write(services)].concat())
 }

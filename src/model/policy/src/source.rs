@@ -9,7 +9,7 @@ pub(crate) const MAX_FILE: usize = 1 << 20;
 
 /// The text of a file, and its path in diagnostics.
 #[derive(Debug)]
-pub(crate) struct Source {
+pub struct Source {
     path: PathBuf,
     text: String,
     /// The first place that is no UTF-8, with its problem.
@@ -41,7 +41,9 @@ impl Source {
         self.flaw.as_ref()
     }
 
-    pub(crate) fn path(&self) -> &Path {
+    /// Its path, as diagnostics name it.
+    #[must_use]
+    pub fn path(&self) -> &Path {
         &self.path
     }
 

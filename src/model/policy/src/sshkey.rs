@@ -39,6 +39,12 @@ pub(crate) fn parse(line: &str) -> Result<String, Problem> {
     }
 }
 
+/// The bytes of the public key in a line of `ssh_keys`, of which its fingerprint is a hash. `None` for a damaged line.
+#[must_use]
+pub fn key_bytes(line: &str) -> Option<Vec<u8>> {
+    line.split(' ').nth(1).and_then(decode)
+}
+
 /// Decodes base64 with its padding (RFC 4648, section 4).
 fn decode(text: &str) -> Option<Vec<u8>> {
     let digits = text.trim_end_matches('=');

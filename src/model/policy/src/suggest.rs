@@ -4,7 +4,8 @@
 const MAX_WORD: usize = 64;
 
 /// The nearest word of `known`, if it is near enough to be the intended one.
-pub(crate) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+#[must_use]
+pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     if word.len() > MAX_WORD {
         return None;
     }

@@ -4,9 +4,9 @@ use crate::diagnostic::{Diagnostic, Problem};
 use crate::folder::Folder;
 use crate::model::{Declared, FtpLogin, Host, Login, Settings, Tenant, Timer};
 use crate::plans::{Found, Plans};
-use crate::reader::{Report, Section, Table, line, number, parsed, text};
+use crate::reader::{Report, Section, Table, line, number, parsed, parsed_name, text};
 use crate::source::Source;
-use crate::{items, links, mail, network, services, settings, sleep, sshkey, unserved};
+use crate::{items, links, mail, network, notices, services, settings, sleep, sshkey, unserved};
 use bailiwick_types::{CRONTAB_JOB, Door, NetworkMode, NotHash, PasswordHash, PlanName, TenantName, TimerName, When};
 use std::collections::BTreeSet;
 use toml::Spanned;
@@ -24,6 +24,7 @@ const TOP: Section = Section {
         "doors",
         "suspended_doors",
         "inherit_services",
+        "inherit_notices",
         "host_sockets",
         "limits",
         "sleep",
@@ -34,6 +35,8 @@ const TOP: Section = Section {
         "timer",
         "ftp",
         "link",
+        "notice",
+        "contact",
     ],
 };
 const LOGIN: Section = Section { title: "below [login]", keys: &["user", "ssh_keys"] };
@@ -57,7 +60,14 @@ const SECTIONS: &[Section] = &[
     network::PUBLISH,
     network::MONTH,
     links::LINK,
+    notices::NOTICE,
+    notices::CONTACT,
 ];
+/// The sections of a tenant's file, each with its title in messages and its keys.
+pub fn keys() -> impl Iterator<Item = (&'static str, &'static [&'static str])> {
+    SECTIONS.iter().map(|section| (section.title, section.keys))
+}
+
 /// The most FTP logins of a tenant.
 const MAX_FTP: usize = 256;
 
@@ -115,8 +125,8 @@ pub(crate) fn read<F: Folder>(
 fn report_unserved(report: &mut Report<'_>, tenant: &Tenant, inherited: &Settings, host: &Host) {
     let of_plan = unserved::of_settings(inherited, host);
     let own = unserved::of_settings(&tenant.settings, host).into_iter().filter(|found| !of_plan.contains(found));
-    for (key, problem) in own.chain(unserved::of_tenant(tenant)) {
-        report.error_at_key(&key, problem);
+    for (place, problem) in own.chain(unserved::of_tenant(tenant)).chain(notices::of_tenant(tenant, inherited)) {
+        report.error_at(&place, problem);
     }
 }
 
@@ -138,6 +148,7 @@ fn read_top<F: Folder>(
         report.error(list.span(), || Problem::new(format!("more than {MAX_FTP} logins for FTP")));
     }
     let links = links::read(report, top, SECTIONS, name);
+    let contact = notices::read_contact(report, top, SECTIONS);
     if top.get("plan").is_none() {
         report.error(0..0, || {
             Problem::new("no plan: every tenant has one").hint("start the file with a line such as plan = \"small\"")
@@ -164,7 +175,8 @@ fn read_top<F: Folder>(
     if let Some(list) = top.get("link").filter(|_| !links.is_empty() && !has_network && report.is_clean()) {
         report.error(list.span(), links::without_network);
     }
-    let tenant = Tenant { name: name.clone(), plan: plan.into_inner(), state, settings, login, timers, ftp, links };
+    let (name, plan) = (name.clone(), plan.into_inner());
+    let tenant = Tenant { name, plan, state, settings, login, timers, ftp, contact, links };
     Some((tenant, inherited))
 }
 
@@ -192,7 +204,10 @@ fn read_state(report: &mut Report<'_>, top: &Table<'_, '_>) -> Declared {
 
 fn read_login(report: &mut Report<'_>, top: &Table<'_, '_>, name: &TenantName) -> Login {
     let table = top.table(report, "login", &LOGIN, SECTIONS);
-    let user = table.as_ref().and_then(|table| table.read(report, "user", parsed)).map(Spanned::into_inner);
+    let user = table
+        .as_ref()
+        .and_then(|table| table.read(report, "user", |value| parsed_name(value, "choose another name")))
+        .map(Spanned::into_inner);
     let keys = table.and_then(|table| table.list(report, "ssh_keys", |value| sshkey::parse(text(value)?)));
     Login {
         user: user.unwrap_or_else(|| name.as_str().parse().expect("a tenant's name is a login name")),
@@ -282,5 +297,5 @@ pub(crate) fn write(tenant: &Tenant) -> String {
             text.push_str(&format!("sessions = {sessions}\n"));
         }
     }
-    text + &links::write(&tenant.links)
+    text + &links::write(&tenant.links) + &notices::write_contact(&tenant.contact)
 }

@@ -17,8 +17,8 @@ use crate::ranges::{ends, merged, merged_ports};
 use bailiwick_netfilter::nft::terms::{
     Load, accept, connections_over, counted, ct_dport, ct_mark, ct_protocol, ct_saddr, ct_saddr6, ct_sport, ct_state,
     ct_status, direction, drop, goto, has_header, icmp_type, iifname, ip_daddr, ip_saddr, ip6_daddr, ip6_saddr,
-    is_ipv4, is_ipv6, jump, l4proto, limit, log, nfproto, oifname, protocol, quota_over, reject, set_mark, state,
-    status, th_dport, th_sport,
+    is_ipv4, is_ipv6, jump, l4proto, limit, log, nfproto, oifname, priority, protocol, quota_over, reject, set_mark,
+    set_priority, state, status, th_dport, th_sport,
 };
 use bailiwick_netfilter::nft::{
     BaseChain, Bound, Chain, ChainKind, Data, Direction, Element, Expr, Field, Hook, LimitUnit, Policy, Rejection,
@@ -58,15 +58,20 @@ pub const SENT: &str = "sent";
 pub const RECEIVED: &str = "received";
 /// The set with the volume of the month of tenants that stop when it is used up.
 pub const MONTH: &str = "month";
-/// The map to the chain that counts the connections that each jail begins.
+/// How many connections each jail may have.
+pub const MOST: &str = "connections-of";
+/// The map from such a number to the chain that counts the connections that a jail begins.
 pub const COUNTED_OUT: &str = "connections-out";
 const COUNTED_IN: &str = "connections-in";
+/// The number of each jail's policy.
+const POLICY_OF: &str = "rules-of";
+/// The map from such a number to the chain that judges.
 const POLICY: &str = "rules";
 /// The mark that a connection gets when a policy has allowed it, for each jail.
 const MARKS: &str = "marks";
 /// The marks of connections that go on: those that the policy of today has allowed, for each jail.
 const JUDGED: &str = "judged";
-/// The policies that judge what comes back to each jail.
+/// The map from the number of a policy to the chain that judges what comes back to a jail.
 const ANSWERS: &str = "answers";
 /// The ports of jails that published ones lead to.
 const OPEN_PORTS: &str = "open-ports";
@@ -87,9 +92,12 @@ const RECEIVES: &str = "receives";
 const BETWEEN: &str = "between";
 const NEW_BETWEEN: &str = "between-new";
 const BOTH: &str = "both";
+const ERRORS: &str = "errors";
 const ALLOWED: &str = "allowed";
 const ANSWERED: &str = "answered";
 const PASSED: &str = "passed";
+const COUNTED: &str = "counted";
+const FULL: &str = "full";
 
 /// IANA's numbers of protocols.
 const ICMP: u8 = 1;
@@ -128,6 +136,8 @@ pub struct TenantRules<'a> {
     pub addresses: Addresses,
     /// What it may do.
     pub network: &'a Network,
+    /// The number of its policy ([`SharedRules::number`]).
+    pub policy: u32,
     /// The tenants that it may connect to, by number, with the port.
     pub links: Vec<(u32, Port)>,
     /// Bytes of this month so far.
@@ -195,7 +205,9 @@ pub fn table(settings: &RouterSettings) -> Table {
     Table { sets: sets(), chains: chains(settings), ..Table::new(TABLE) }
 }
 
-fn sets() -> Vec<Set> {
+/// Its sets, which are the same on all hosts.
+#[must_use]
+pub fn sets() -> Vec<Set> {
     use Field::{Ifname, Ipv4, Ipv6, Mark, Nfproto, Protocol, Service};
     let mut all = vec![
         Set::new(OWN_V4, &[Ifname, Ipv4]),
@@ -203,10 +215,12 @@ fn sets() -> Vec<Set> {
         Set::new(SENT, &[Ifname, Nfproto]).with(counted(0, 0)),
         Set::new(RECEIVED, &[Ifname, Nfproto]).with(counted(0, 0)),
         Set::new(MONTH, &[Ifname]).with(quota_over(0, 0)),
-        Set::verdicts(COUNTED_OUT, &[Ifname]),
-        Set::verdicts(COUNTED_IN, &[Ifname]),
-        Set::verdicts(POLICY, &[Ifname]),
-        Set::verdicts(ANSWERS, &[Ifname]),
+        Set::map(MOST, &[Ifname], &[Mark]),
+        Set::verdicts(COUNTED_OUT, &[Mark]),
+        Set::verdicts(COUNTED_IN, &[Mark]),
+        Set::map(POLICY_OF, &[Ifname], &[Mark]),
+        Set::verdicts(POLICY, &[Mark]),
+        Set::verdicts(ANSWERS, &[Mark]),
         Set::map(MARKS, &[Ifname], &[Mark]),
         Set::new(JUDGED, &[Ifname, Mark]),
         Set::new(OPEN_PORTS, &[Ifname, Protocol, Service]),
@@ -257,6 +271,8 @@ fn add(all: &mut Elements, set: &str, element: Element) {
 fn chains(settings: &RouterSettings) -> Vec<Chain> {
     let base = |kind, hook, priority, policy| BaseChain { kind, hook, priority, policy };
     let mut all = vec![
+        Chain::called(FULL, full()),
+        Chain::called(COUNTED, counted_and_sent()),
         Chain::called(PASSED, passed()),
         Chain::called(RECEIVES, receives()),
         Chain::called(ALLOWED, allowed()),
@@ -266,6 +282,7 @@ fn chains(settings: &RouterSettings) -> Vec<Chain> {
         Chain::called(INBOUND, inbound()),
         Chain::called(NEW_BETWEEN, new_between()),
         Chain::called(BETWEEN, between()),
+        Chain::called(ERRORS, errors_about_others()),
     ];
     all.extend(cache::chains());
     all.extend([
@@ -352,25 +369,24 @@ fn forward(pools: Pools) -> Vec<Rule> {
     let mut rules = cache::from_both_sides();
     rules.extend([
         Rule::new([iifname().eq(Value::Ifname(ROUTER_LINK)), goto(INBOUND)]),
-        Rule::new([iifname().lookup(MONTH), refuse(RefusedPacket::Month)]),
         Rule::new([ct_state().has(state::INVALID), refuse(RefusedPacket::Invalid)]),
         Rule::new([is_ipv6(), has_header(ROUTING), refuse(RefusedPacket::Blocked)])
             .comment("it names another destination, which nobody has looked at"),
     ]);
-    rules.extend(errors_about_others());
+    rules.push(Rule::new([is_error(), jump(ERRORS)]));
     rules.extend(cache::from_jails(pools));
     rules.extend([Rule::new([oifname().eq(Value::Ifname(ROUTER_LINK)), goto(OUTBOUND)]), Rule::new([goto(BETWEEN)])]);
     rules
 }
 
 /// An error of ICMP is about a packet that its sender was sent. A jail that forges one about a connection of others would reach both
-/// of its ends.
+/// of its ends. These rules have a chain of their own because few packets need them, and each rule costs every packet some time.
 fn errors_about_others() -> Vec<Rule> {
     let ways = [(Direction::Original, is_forth()), (Direction::Reply, is_back())];
     let of = |(way, is_way): &(Direction, Vec<Expr>)| {
         [(is_ipv4(), ct_saddr(*way), OWN_V4), (is_ipv6(), ct_saddr6(*way), OWN_V6)].map(|(is_family, sender, own)| {
             let is_of_other = iifname().concat(sender).lookup_not(own);
-            Rule::new([is_error(), is_family, is_way.clone(), is_of_other, refuse(RefusedPacket::Invalid)])
+            Rule::new([is_family, is_way.clone(), is_of_other, refuse(RefusedPacket::Invalid)])
         })
     };
     ways.iter().flat_map(of).collect()
@@ -403,6 +419,18 @@ fn is_back() -> Vec<Expr> {
     direction(Direction::Reply)
 }
 
+/// Looks a number up for a link, and follows the verdict that a map has for that number.
+///
+/// The number is on its way in the packet's priority, because `nft(8)` cannot show one that stays in a register. Whoever lets the
+/// packet pass after that takes it off again ([`no_number`]): the queue on the way out would take it for a class.
+fn follow(link: Load, numbers: &str, verdicts: &str) -> Vec<Expr> {
+    [link.set_priority(numbers), priority().vmap(verdicts)].concat()
+}
+
+fn no_number() -> Vec<Expr> {
+    set_priority(0)
+}
+
 /// From a jail to the host and beyond.
 fn outbound() -> Vec<Rule> {
     let is_judged = || iifname().concat(ct_mark()).lookup(JUDGED);
@@ -418,8 +446,8 @@ fn outbound() -> Vec<Rule> {
         // Late answers of resolvers, which may have private addresses.
         Rule::new([is_error(), is_judged(), is_ipv4(), ip_daddr().lookup(RESOLVERS_V4), goto(PASSED)]),
         Rule::new([is_error(), is_judged(), is_ipv6(), ip6_daddr().lookup(RESOLVERS_V6), goto(PASSED)]),
-        Rule::new([is_new(), iifname().vmap(COUNTED_OUT)]),
-        Rule::new([iifname().vmap(POLICY)]),
+        Rule::new([is_new(), follow(iifname(), MOST, COUNTED_OUT)]),
+        Rule::new([follow(iifname(), POLICY_OF, POLICY)]),
         Rule::new([refuse(RefusedPacket::NotAllowed)]),
     ]
 }
@@ -431,25 +459,28 @@ fn inbound() -> Vec<Rule> {
     let elsewhere = oifname().concat(l4proto()).concat(th_dport()).lookup_not(OPEN_PORTS);
     vec![
         Rule::new([ct_state().has(state::INVALID), drop()]),
-        Rule::new([oifname().lookup(MONTH), drop()]),
         // An error comes from wherever the packet was, also from a private address, and after a packet that was judged.
         Rule::new([is_error(), is_back(), is_judged(), goto(RECEIVES)]),
         Rule::new([is_error(), is_forth(), about_open_port, goto(RECEIVES)]),
         Rule::new([is_error(), drop()]),
         Rule::new([is_back(), is_judged(), is_ipv4(), ip_saddr().lookup_not(BLOCKED_V4), goto(RECEIVES)]),
         Rule::new([is_back(), is_judged(), is_ipv6(), ip6_saddr().lookup_not(BLOCKED_V6), goto(RECEIVES)]),
-        Rule::new([is_back(), oifname().vmap(ANSWERS)]),
+        Rule::new([is_back(), follow(oifname(), POLICY_OF, ANSWERS)]),
         Rule::new([is_back(), drop()]),
         Rule::new([ct_status().has_not(status::DESTINATION_NAT), drop()]).comment("only to published ports"),
         Rule::new([elsewhere, drop()]).comment("which are published today"),
-        Rule::new([is_new(), oifname().vmap(COUNTED_IN)]),
-        Rule::new([goto(RECEIVES)]),
+        Rule::new([is_new(), follow(oifname(), MOST, COUNTED_IN)]),
+        Rule::new([no_number(), goto(RECEIVES)]),
     ]
 }
 
 /// Counts what a jail receives. One without a counter receives nothing.
 fn receives() -> Vec<Rule> {
-    vec![Rule::new([oifname().concat(nfproto()).lookup(RECEIVED), accept()]), Rule::new([drop()])]
+    vec![
+        Rule::new([oifname().lookup(MONTH), drop()]),
+        Rule::new([oifname().concat(nfproto()).lookup(RECEIVED), accept()]),
+        Rule::new([drop()]),
+    ]
 }
 
 /// From one jail to another.
@@ -459,7 +490,6 @@ fn between() -> Vec<Rule> {
     let about =
         |from: Load, to| from.concat(to).concat(ct_protocol()).concat(ct_dport(Direction::Original)).lookup(LINKS);
     vec![
-        Rule::new([oifname().lookup(MONTH), drop()]),
         Rule::new([is_error(), is_back(), about(oifname(), iifname()), goto(BOTH)]),
         Rule::new([is_error(), is_forth(), about(iifname(), oifname()), goto(BOTH)]),
         Rule::new([is_open(), is_back(), link_back, goto(BOTH)]),
@@ -471,26 +501,58 @@ fn between() -> Vec<Rule> {
 
 /// The first packet of a connection between two jails.
 fn new_between() -> Vec<Rule> {
-    vec![Rule::new([iifname().vmap(COUNTED_OUT)]), Rule::new([oifname().vmap(COUNTED_IN)]), Rule::new([goto(BOTH)])]
+    vec![
+        Rule::new([follow(iifname(), MOST, COUNTED_OUT)]),
+        Rule::new([follow(oifname(), MOST, COUNTED_IN)]),
+        Rule::new([no_number(), goto(BOTH)]),
+    ]
 }
 
 /// Counts for both jails.
 fn both() -> Vec<Rule> {
-    vec![Rule::new([oifname().concat(nfproto()).lookup(RECEIVED), goto(PASSED)])]
+    vec![
+        Rule::new([sender_is_over()]),
+        Rule::new([oifname().lookup(MONTH), drop()]),
+        Rule::new([oifname().concat(nfproto()).lookup(RECEIVED), goto(COUNTED)]),
+    ]
+}
+
+/// A lookup in [`MONTH`] takes the packet from the volume. So it comes after everything that may refuse the packet: what does not
+/// pass costs nobody anything.
+fn sender_is_over() -> Vec<Expr> {
+    [iifname().lookup(MONTH), refuse(RefusedPacket::Month)].concat()
+}
+
+/// A connection to a jail that has as many as it may have. It is one of the receiver's. Whoever is outside is told nothing.
+fn full() -> Vec<Rule> {
+    let counter = vec![counted(0, 0)];
+    vec![
+        Rule::new([oifname().add_to(&refused_set(RefusedPacket::Connections), Duration::ZERO, counter)]),
+        Rule::new([iifname().eq(Value::Ifname(ROUTER_LINK)), drop()]),
+        Rule::new([protocol(TCP), reject(Rejection::TcpReset)]),
+        Rule::new([reject(Rejection::PROHIBITED)]),
+    ]
 }
 
 /// Remembers that the policy of today has allowed the connection.
 fn allowed() -> Vec<Rule> {
-    vec![Rule::new([iifname().set_ct_mark(MARKS)]), Rule::new([goto(PASSED)])]
+    vec![Rule::new([iifname().set_ct_mark(MARKS)]), Rule::new([no_number(), goto(PASSED)])]
 }
 
 /// The same of an answer.
 fn answered() -> Vec<Rule> {
-    vec![Rule::new([oifname().set_ct_mark(MARKS)]), Rule::new([goto(RECEIVES)])]
+    vec![Rule::new([oifname().set_ct_mark(MARKS)]), Rule::new([no_number(), goto(RECEIVES)])]
+}
+
+/// Takes what a jail sends from its volume of the month, counts it, and lets it pass.
+fn passed() -> Vec<Rule> {
+    let mut rules = vec![Rule::new([sender_is_over()])];
+    rules.extend(counted_and_sent());
+    rules
 }
 
 /// Counts what a jail sends, and lets it pass. A jail without a counter sends nothing.
-fn passed() -> Vec<Rule> {
+fn counted_and_sent() -> Vec<Rule> {
     vec![Rule::new([iifname().set_priority(CLASSES)]), Rule::new([iifname().concat(nfproto()).lookup(SENT), accept()])]
 }
 
@@ -499,18 +561,48 @@ fn passed() -> Vec<Rule> {
 pub struct SharedRules {
     /// The name. Those of all chains and sets begin with it.
     pub name: String,
+    /// The number that leads to them.
+    pub number: u32,
     /// The sets that its chains look into.
     pub sets: Vec<Set>,
     /// Their elements.
     pub elements: Elements,
     /// Its chains.
     pub chains: Vec<Chain>,
+    /// The elements of other maps that lead to these chains.
+    ///
+    /// No element of a tenant has a chain. The kernel walks all chains again whenever an element leads to one, once for each such
+    /// element (`nft_table_validate`), so that a start would take longer with each tenant.
+    pub leads: Elements,
+}
+
+impl SharedRules {
+    /// The rules of a policy with one of its [`numbers_of`].
+    #[must_use]
+    pub fn with_number(self, number: u32) -> Self {
+        let verdicts = [self.name.clone(), format!("{}{BACK}", self.name)].map(Verdict::Goto);
+        Self { number, leads: leads(number, [POLICY, ANSWERS], verdicts), ..self }
+    }
 }
 
 /// What all chains of policies are called, before a number that follows from their content.
 const POLICY_PREFIX: &str = "policy-";
 /// The digits of that number.
 const POLICY_DIGITS: usize = 32;
+/// The numbers that a policy may have in the kernel, from the best one. It has the first one that no other policy has.
+#[must_use]
+pub fn numbers_of(policy: &str) -> Vec<u32> {
+    let digits = policy.strip_prefix(POLICY_PREFIX).unwrap_or_default().as_bytes();
+    let number = |digits: &[u8]| u32::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok();
+    digits.chunks(8).filter_map(number).collect()
+}
+
+/// The elements of two maps that lead to the two chains of shared rules.
+fn leads(number: u32, maps: [&str; 2], verdicts: [Verdict; 2]) -> Elements {
+    let key = [Value::Mark(number)];
+    let lead = |(map, verdict): (&str, Verdict)| (map.to_owned(), vec![Element::new(&key).verdict(verdict)]);
+    maps.into_iter().zip(verdicts).map(lead).collect()
+}
 
 /// The name of the rules that tenants share that a chain or a set is of; `None` for what all tenants have in common.
 #[must_use]
@@ -603,7 +695,8 @@ impl PolicyDraft {
         };
         let chains =
             vec![Chain::called(name, rules(Way::Forth)), Chain::called(&format!("{name}{BACK}"), rules(Way::Back))];
-        SharedRules { name: name.to_owned(), sets, elements, chains }
+        SharedRules { name: name.to_owned(), number: 0, sets, elements, chains, leads: Elements::new() }
+            .with_number(numbers_of(name).first().copied().unwrap_or_default())
     }
 }
 
@@ -685,20 +778,14 @@ pub fn counting(most: u32) -> SharedRules {
     let set = Set::new(&name, &[Field::Ifname]).dynamic().size(MOST_TENANTS).with(connections_over(most));
     let over = || vec![connections_over(most)];
     let sends = Rule::new([iifname().add_to(&name, Duration::ZERO, over()), refuse(RefusedPacket::Connections)]);
-    let from_host = iifname().eq(Value::Ifname(ROUTER_LINK));
-    let receives = [
-        Rule::new([from_host, oifname().add_to(&name, Duration::ZERO, over()), drop()]),
-        Rule::new([
-            iifname().ne(Value::Ifname(ROUTER_LINK)),
-            oifname().add_to(&name, Duration::ZERO, over()),
-            refuse(RefusedPacket::Connections),
-        ]),
-    ];
+    let receives = [Rule::new([oifname().add_to(&name, Duration::ZERO, over()), goto(FULL)])];
     let chains = vec![
         Chain::called(&format!("{name}{OUT}"), vec![sends]),
         Chain::called(&format!("{name}{IN}"), receives.into()),
     ];
-    SharedRules { name, sets: vec![set], elements: Elements::new(), chains }
+    let verdicts = [OUT, IN].map(|end| Verdict::Jump(format!("{name}{end}")));
+    let leads = leads(most, [COUNTED_OUT, COUNTED_IN], verdicts);
+    SharedRules { name, number: most, sets: vec![set], elements: Elements::new(), chains, leads }
 }
 
 /// The key of a tenant in the set that counts its connections.
@@ -707,11 +794,19 @@ pub fn counted_by(number: u32) -> Element {
     Element::new(&[Value::Ifname(&ifname(number))])
 }
 
-/// How many connections a tenant may have at a time, as an element of [`COUNTED_OUT`] says it.
+/// How many connections a tenant may have at a time, as an element of [`MOST`] says it.
 #[must_use]
 pub fn most_connections(element: &Element) -> Option<u32> {
+    let Some(Data::Value(bytes)) = &element.data else { return None };
+    Some(u32::from_ne_bytes(bytes.as_slice().try_into().ok()?))
+}
+
+/// The number of connections after which the chain refuses that an element of [`COUNTED_OUT`] leads to, if it does so for that number.
+#[must_use]
+pub fn counted_after(element: &Element) -> Option<u32> {
     let Some(Data::Verdict(Verdict::Jump(chain))) = &element.data else { return None };
-    chain.strip_prefix(COUNTING_PREFIX)?.strip_suffix(OUT)?.parse().ok()
+    let most = chain.strip_prefix(COUNTING_PREFIX)?.strip_suffix(OUT)?.parse().ok()?;
+    (element.key == Value::Mark(most).bytes()).then_some(most)
 }
 
 fn counting_name(most: u32) -> String {
@@ -818,10 +913,10 @@ fn is_everything(ranges: &[&(IpAddr, IpAddr)]) -> bool {
     matches!(ranges, [one] if is_all(one))
 }
 
-/// The elements that make up a tenant, without those that count ([`counters`]). `policy` is the name of its chain.
+/// The elements that make up a tenant, without those that count ([`counters`]).
 #[must_use]
-pub fn tenant(rules: &TenantRules<'_>, policy: &str) -> Elements {
-    let TenantRules { number, addresses, network, links, used } = rules;
+pub fn tenant(rules: &TenantRules<'_>) -> Elements {
+    let TenantRules { number, addresses, network, policy, links, used } = rules;
     let name = ifname(*number);
     let link = Value::Ifname(&name);
     let mut all = Elements::new();
@@ -835,12 +930,8 @@ pub fn tenant(rules: &TenantRules<'_>, policy: &str) -> Elements {
     let mark = Value::Mark(mark_of(network));
     add(&mut all, MARKS, Element::new(&[link]).value(&[mark]));
     add(&mut all, JUDGED, Element::new(&[link, mark]));
-    add(&mut all, POLICY, Element::new(&[link]).verdict(Verdict::Goto(policy.to_owned())));
-    add(&mut all, ANSWERS, Element::new(&[link]).verdict(Verdict::Goto(format!("{policy}{BACK}"))));
-    let counting = counting_name(network.connections);
-    for (map, end) in [(COUNTED_OUT, OUT), (COUNTED_IN, IN)] {
-        add(&mut all, map, Element::new(&[link]).verdict(Verdict::Jump(format!("{counting}{end}"))));
-    }
+    add(&mut all, POLICY_OF, Element::new(&[link]).value(&[Value::Mark(*policy)]));
+    add(&mut all, MOST, Element::new(&[link]).value(&[Value::Mark(network.connections)]));
     if let Some(bytes) = volume(network) {
         add(&mut all, MONTH, month(*number, bytes, *used));
     }
@@ -856,12 +947,37 @@ pub fn tenant(rules: &TenantRules<'_>, policy: &str) -> Elements {
             add(&mut all, set, Element::new(&key).value(&[Value::Ip(address), Value::Service(published.to)]));
         }
     }
-    for (peer, port) in links {
-        let peer = ifname(*peer);
-        let key = [link, Value::Ifname(&peer), Value::Protocol(number_of(port.transport)), Value::Service(port.number)];
-        add(&mut all, LINKS, Element::new(&key));
-    }
+    link_to(&mut all, *number, links);
     all
+}
+
+/// Has the elements of a tenant connect it to these ports of others, by their numbers, and to no others.
+pub fn link_to(elements: &mut Elements, number: u32, links: &[(u32, Port)]) {
+    elements.remove(LINKS);
+    for (peer, port) in links {
+        let (own, peer) = (ifname(number), ifname(*peer));
+        let protocol = Value::Protocol(number_of(port.transport));
+        let key = [Value::Ifname(&own), Value::Ifname(&peer), protocol, Value::Service(port.number)];
+        add(elements, LINKS, Element::new(&key));
+    }
+}
+
+/// The sets with the ports of the host that lead to tenants.
+pub const PUBLISHED: [&str; 2] = [PUBLISHED_V4, PUBLISHED_V6];
+
+/// The port of the host that an element of these sets is about, and the address that it leads to.
+#[must_use]
+pub fn published(element: &Element) -> Option<(Port, IpAddr)> {
+    let [protocol, _, _, _, high, low, ..] = *element.key.as_slice() else { return None };
+    let transport = [Transport::Tcp, Transport::Udp].into_iter().find(|transport| number_of(*transport) == protocol)?;
+    let Some(Data::Value(bytes)) = &element.data else { return None };
+    // An address, and then the port of the jail in four bytes.
+    let address = match bytes.len().checked_sub(4)? {
+        4 => IpAddr::from(<[u8; 4]>::try_from(&bytes[..4]).ok()?),
+        16 => IpAddr::from(<[u8; 16]>::try_from(&bytes[..16]).ok()?),
+        _ => return None,
+    };
+    Some((Port { transport, number: u16::from_be_bytes([high, low]) }, address))
 }
 
 /// The mark of connections that a network allows. It follows from what the network allows and from nothing else: other rates, and
@@ -875,13 +991,10 @@ fn mark_of(network: &Network) -> u32 {
     hash | 1
 }
 
-/// Has the elements of a tenant lead to another policy.
-pub fn lead_to(elements: &mut Elements, policy: &str) {
-    for element in elements.get_mut(POLICY).into_iter().flatten() {
-        *element = element.clone().verdict(Verdict::Goto(policy.to_owned()));
-    }
-    for element in elements.get_mut(ANSWERS).into_iter().flatten() {
-        *element = element.clone().verdict(Verdict::Goto(format!("{policy}{BACK}")));
+/// Has the elements of a tenant lead to another policy, by its number.
+pub fn lead_to(elements: &mut Elements, policy: u32) {
+    for element in elements.get_mut(POLICY_OF).into_iter().flatten() {
+        *element = element.clone().value(&[Value::Mark(policy)]);
     }
 }
 
@@ -985,9 +1098,11 @@ mod tests {
         for other in [OUTBOUND, POLICY_PREFIX, COUNTED_OUT, COUNTED_IN] {
             assert_eq!(shared_of(other), None);
         }
-        let leads = |chain: &str| Element::new(&[Value::Ifname("bw1")]).verdict(Verdict::Jump(chain.to_owned()));
-        assert_eq!(most_connections(&leads(&format!("{}{OUT}", counting_name(17)))), Some(17));
-        assert_eq!([leads("connections-17-in"), leads("policy-17-out")].each_ref().map(most_connections), [None, None]);
+        let leads = |chain: &str| Element::new(&[Value::Mark(17)]).verdict(Verdict::Jump(chain.to_owned()));
+        assert_eq!(counting(17).leads[COUNTED_OUT].iter().map(counted_after).collect::<Vec<_>>(), [Some(17)]);
+        for chain in ["connections-17-in", "policy-17-out", "connections-18-out"] {
+            assert_eq!(counted_after(&leads(chain)), None, "{chain}");
+        }
     }
 
     #[test]
@@ -1061,9 +1176,9 @@ mod tests {
         let network = network(&["::/0"], &["tcp/443"]);
         let addresses = pools.tenant(7).expect("room");
         let of = |network: &Network| {
-            tenant(&TenantRules { number: 7, addresses, network, links: Vec::new(), used: 0 }, "policy-x")
+            tenant(&TenantRules { number: 7, addresses, network, policy: 1, links: Vec::new(), used: 0 })
         };
-        assert_eq!(of(&network).values().map(Vec::len).sum::<usize>(), 8);
+        assert_eq!(of(&network).values().map(Vec::len).sum::<usize>(), 6);
         assert_eq!(of(&Network::default()), Elements::new());
         let counters = counters(7);
         let keys: Vec<_> = counters[SENT].iter().filter_map(|element| parse_key(&element.key)).collect();

@@ -5,10 +5,10 @@
 
 use crate::ranges::ends;
 use bailiwick_netfilter::nft::terms::{
-    accept, ct_state, ct_status, dnat_to_address, drop, fib_daddr_type, iifname, ip_saddr, ip6_saddr, is_ipv4, is_ipv6,
-    masquerade, oifname, protocol, state, status, th_dport,
+    accept, ct_state, ct_status, direction, dnat_to_address, drop, fib_daddr_type, iifname, ip_saddr, ip6_saddr,
+    is_ipv4, is_ipv6, masquerade, oifname, protocol, state, status, tcp_opens, th_dport,
 };
-use bailiwick_netfilter::nft::{BaseChain, Chain, ChainKind, Hook, Policy, Rule, Table, Value};
+use bailiwick_netfilter::nft::{BaseChain, Chain, ChainKind, Direction, Hook, Policy, Rule, Table, Value};
 use bailiwick_plan::network::{HOST_LINK, Pools};
 use bailiwick_types::{ALWAYS_BLOCKED, PortRange, Prefix};
 use std::net::IpAddr;
@@ -66,7 +66,10 @@ fn forward(pools: Pools) -> Vec<Rule> {
         ])),
         None => rules.push(Rule::new([is_ipv6(), from_router(), drop()])),
     }
+    // Answers of published ports go in the other direction.
+    let is_led_elsewhere = || [direction(Direction::Original), ct_status().has(status::DESTINATION_NAT)].concat();
     rules.extend([
+        Rule::new([from_router(), is_led_elsewhere(), drop()]).comment("the router has judged another destination"),
         Rule::new([to_router(), ct_state().has(state::ESTABLISHED | state::RELATED), accept()]),
         Rule::new([to_router(), ct_status().has_not(status::DESTINATION_NAT), drop()])
             .comment("only answers, and published ports"),
@@ -96,12 +99,14 @@ fn is_private(pool: Prefix) -> bool {
     ALWAYS_BLOCKED.iter().any(|blocked| blocked.prefix.covers(pool))
 }
 
-/// Leads the published ports of the host's addresses to the router, which leads each to its jail.
+/// Leads the published ports of the host's addresses to the router, which leads each to its jail. The kernel looks here at the first
+/// packet that it sees of a connection. One of TCP that does not open it is of a connection that began before the kernel followed any:
+/// the host may have opened that itself, from such a port.
 fn publish(pools: Pools, ports: PortRange) -> Vec<Rule> {
     let mut rules = Vec::new();
     let router = pools.router();
     for address in router.all() {
-        for number in [TCP, UDP] {
+        for (number, begins) in [(TCP, tcp_opens()), (UDP, Vec::new())] {
             let is_family = match address {
                 IpAddr::V4(_) => is_ipv4(),
                 IpAddr::V6(_) => is_ipv6(),
@@ -111,6 +116,7 @@ fn publish(pools: Pools, ports: PortRange) -> Vec<Rule> {
                 iifname().ne(Value::Ifname(HOST_LINK)),
                 fib_daddr_type().eq(Value::Mark(LOCAL)),
                 protocol(number),
+                begins,
                 th_dport().within(Value::Service(ports.first()), Value::Service(ports.last())),
                 dnat_to_address(address),
             ]));

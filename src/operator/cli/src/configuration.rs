@@ -1,11 +1,14 @@
 //! `check`, `dump` and `keys`, and how the other commands read the configuration.
 
 use crate::output::{self, Form};
+use crate::style::Working;
 use bailiwick_client::Daemon;
-use bailiwick_policy::{Diagnostic, Host, Machine, Policy, Reading, Store};
+use bailiwick_plan::PlanError;
+use bailiwick_policy::{Diagnostic, Host, Machine, Policy, Proposed, Reading, Severity, Store, Tenant};
 use bailiwick_proto::Failure;
 use bailiwick_sys::proc;
-use bailiwick_types::{ByteSize, ExitStatus, Port, TenantName, Transport};
+use bailiwick_types::{ByteSize, ExitStatus, LimitKey, Port, TenantName, Transport};
+use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::net::{SocketAddr, UdpSocket};
@@ -45,6 +48,7 @@ fn unusable(diagnostics: &[Diagnostic]) -> Failure {
 
 /// Prints the problems of the files that a command used: those of `tenants`, or all files if it is empty. Valid settings that
 /// cannot work on this machine are printed too. Returns `status`, with success lowered to partial success if there are errors.
+/// Warnings lower nothing. So a command ends with 0 whenever `check` does.
 pub(crate) fn report_problems(config: &Path, tenants: &[TenantName], status: ExitStatus) -> ExitStatus {
     let mut diagnostics: Vec<Diagnostic> = Vec::new();
     if tenants.is_empty() {
@@ -58,22 +62,46 @@ pub(crate) fn report_problems(config: &Path, tenants: &[TenantName], status: Exi
             }
         }
     }
-    output::complain_raw(&bailiwick_diagnostics::render(&impossible(config, tenants)));
-    if diagnostics.is_empty() {
-        return status;
+    let mut of_host = impossible(config, tenants);
+    if tenants.is_empty() {
+        of_host.extend(of_targets(config));
     }
-    output::complain_raw(&bailiwick_diagnostics::render(&diagnostics));
-    output::complain("the last valid version of these files is in force; all other files are in force as they are");
-    if status == ExitStatus::Done { ExitStatus::Partly } else { status }
+    output::complain_raw(&bailiwick_diagnostics::render(&of_host));
+    if has_error(&of_host) {
+        output::complain("this host refuses what these errors are about; everything else in these files is in force");
+    }
+    if !diagnostics.is_empty() {
+        output::complain_raw(&bailiwick_diagnostics::render(&diagnostics));
+        output::complain("the last valid version of these files is in force; all other files are in force as they are");
+    }
+    let is_whole = diagnostics.is_empty() && !has_error(&of_host);
+    if status == ExitStatus::Done && !is_whole { ExitStatus::Partly } else { status }
 }
 
-/// Valid settings that cannot work on this machine, in the files of `tenants`, or in all if empty. Queries no directory service,
-/// which may be slow.
+/// The problems of hooks and webhooks. No tenant depends on those. The files of webhooks have secrets, so others than root are told
+/// nothing of them.
+pub(crate) fn of_targets(config: &Path) -> Vec<Diagnostic> {
+    let group = Store::new(config).host().ok().and_then(|(host, _)| bailiwick_observe::group_id(&host.notices.user));
+    let mut problems = bailiwick_targets::hooks(config).diagnostics;
+    if rustix::process::geteuid().is_root() {
+        problems.extend(bailiwick_targets::webhooks(config, group).diagnostics);
+    }
+    problems
+}
+
+fn has_error(diagnostics: &[Diagnostic]) -> bool {
+    diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error)
+}
+
+/// Valid settings that cannot work on this machine, in the files of `tenants`, or in all if empty. A directory service may be slow:
+/// it is asked for nothing but users of the network that are no local ones.
 pub(crate) fn impossible(config: &Path, tenants: &[TenantName]) -> Vec<Diagnostic> {
     let Reading { policy: Some(policy), diagnostics, .. } = bailiwick_policy::read(config) else { return Vec::new() };
     let Ok(machine) = bailiwick_observe::user_readings()
         .map_err(|error| Failure::new(ExitStatus::Failed, &error))
-        .and_then(|readings| machine_of(config, readings.users, |_| true))
+        .and_then(|readings| {
+            machine_of(host_in_force(config), readings.users, Accounts { has_group: |_| true, ..Accounts::OF_HOST })
+        })
     else {
         return Vec::new();
     };
@@ -99,10 +127,12 @@ pub(crate) fn invalid(diagnostics: &[Diagnostic]) -> Failure {
 }
 
 /// The resources and users of this machine. Directory services are asked for users named like tenants with a host user.
-fn machine(config: &Path) -> Result<Machine, Failure> {
+fn machine(config: &Path, reading: Reading) -> Result<Machine, Failure> {
+    let _working = Working::on("looking at the users of this machine");
     let of_users = |error| Failure::new(ExitStatus::Failed, &error);
     let mut users = bailiwick_observe::user_readings().map_err(of_users)?.users;
-    let tenants = bailiwick_policy::read(config).policy.map(|policy| policy.tenants).unwrap_or_default();
+    let (host, tenants) = reading.policy.map(|policy| (policy.host, policy.tenants)).unzip();
+    let tenants = tenants.unwrap_or_default();
     let named = tenants.values().filter(|tenant| tenant.has_host_user()).map(|tenant| tenant.name.to_string());
     let directory = bailiwick_observe::directory_users(&named.collect::<Vec<_>>(), DIRECTORY_TIME).map_err(of_users)?;
     for service in directory.silent {
@@ -111,7 +141,37 @@ fn machine(config: &Path) -> Result<Machine, Failure> {
         ));
     }
     users.extend(directory.users);
-    machine_of(config, users, bailiwick_observe::group_exists)
+    let host = host.or_else(|| host_in_force(config));
+    let unenforceable = host.as_ref().map(|host| unenforceable(host, &tenants)).unwrap_or_default();
+    Ok(Machine { unenforceable, ..machine_of(host, users, Accounts::OF_HOST)? })
+}
+
+fn host_in_force(config: &Path) -> Option<Host> {
+    Store::new(config).host().ok().map(|(host, _)| host)
+}
+
+/// Everything that `check` would say of a configuration with one file as it would be.
+pub(crate) fn check_proposed(config: &Path, proposed: &Proposed) -> Result<Vec<Diagnostic>, Failure> {
+    let machine = machine(config, bailiwick_policy::read_proposed(config, proposed))?;
+    Ok(bailiwick_policy::check_proposed(config, proposed, &machine))
+}
+
+/// Everything that `check` says now.
+pub(crate) fn check_now(config: &Path) -> Result<Vec<Diagnostic>, Failure> {
+    let machine = machine(config, bailiwick_policy::read(config))?;
+    let _working = Working::on("checking the configuration");
+    Ok(bailiwick_policy::check(config, &machine))
+}
+
+/// How to learn whether the host has a user or a group that a file names.
+struct Accounts {
+    has_user: fn(&str) -> bool,
+    has_group: fn(&str) -> bool,
+}
+
+impl Accounts {
+    /// From every database of the host.
+    const OF_HOST: Self = Self { has_user: bailiwick_observe::user_exists, has_group: bailiwick_observe::group_exists };
 }
 
 /// The ports at which others reach a program of the host.
@@ -120,17 +180,12 @@ fn listening(all: &[SocketAddr]) -> Vec<Port> {
     reached.map(|address| Port { transport: Transport::Tcp, number: address.port() }).collect()
 }
 
-fn machine_of(
-    config: &Path,
-    users: Vec<(String, u32)>,
-    group_exists: impl Fn(&str) -> bool,
-) -> Result<Machine, Failure> {
+fn machine_of(host: Option<Host>, users: Vec<(String, u32)>, accounts: Accounts) -> Result<Machine, Failure> {
     let failed = |error: io::Error| {
         Failure::of(ExitStatus::Failed, format!("cannot read the resources of the machine: {error}"))
     };
-    // The state directory, or its nearest existing ancestor.
-    let host = Store::new(config).host().ok().map(|(host, _)| host);
     let mail_problem = host.as_ref().and_then(|host| bailiwick_observe::sendmail_problem(&host.mail.command));
+    // The state directory, or its nearest existing ancestor.
     let stat = host.iter().flat_map(|host| host.state_dir.ancestors()).find_map(|dir| rustix::fs::statvfs(dir).ok());
     let disk = stat.map(|stat| ByteSize(stat.f_blocks.saturating_mul(stat.f_frsize)));
     Ok(Machine {
@@ -140,17 +195,45 @@ fn machine_of(
         users,
         // What cannot be looked at may be there.
         has_path: |path| path.try_exists().unwrap_or(true),
-        has_web_group: host.and_then(|host| host.web.group).is_none_or(|group| group_exists(&group)),
+        has_user: accounts.has_user,
+        has_web_group: host.and_then(|host| host.web.group).is_none_or(|group| (accounts.has_group)(&group)),
         mail_problem,
         has_address: |address| UdpSocket::bind((address, 0)).is_ok(),
         // What cannot be read is not said to be taken.
         listening: listening(&proc::listeners().unwrap_or_default()),
+        unenforceable: BTreeMap::new(),
     })
 }
 
-/// `bailiwick check`.
+/// The tenants that cannot start because a limit that `bailiwick.toml` requires cannot hold. Only root can read all that decides it.
+fn unenforceable(host: &Host, tenants: &BTreeMap<TenantName, Tenant>) -> BTreeMap<TenantName, (LimitKey, String)> {
+    let facts = rustix::process::geteuid().is_root().then(|| bailiwick_observe::host_facts(&host.state_dir));
+    let Some(Ok(facts)) = facts else { return BTreeMap::new() };
+    let lacking = |tenant: &Tenant| match bailiwick_plan::check(tenant, host, &facts) {
+        Err(PlanError::Nominal(limit)) => Some((limit.key, PlanError::Nominal(limit).to_string())),
+        _ => None,
+    };
+    tenants.iter().filter_map(|(name, tenant)| Some((name.clone(), lacking(tenant)?))).collect()
+}
+
+/// The problems of the operator's templates of notices. In place of a template with one the embedded one is used.
+fn templates(config: &Path) -> impl Iterator<Item = Diagnostic> {
+    let (_, problems) = bailiwick_notice::Templates::read(config);
+    problems.into_iter().map(|problem| {
+        Diagnostic::in_line(
+            &problem.file,
+            problem.line,
+            format!("{}; the embedded template is used", problem.message),
+            problem.hint,
+        )
+    })
+}
+
+/// `bailiwick check`. It fails for errors alone: what only a warning is about is in force.
 pub(crate) fn check(config: &Path, form: Form) -> Result<ExitStatus, Failure> {
-    let diagnostics = bailiwick_policy::check(config, &machine(config)?);
+    let mut diagnostics = check_now(config)?;
+    diagnostics.extend(templates(config));
+    diagnostics.extend(of_targets(config));
     match form {
         Form::Text => output::complain_raw(&bailiwick_diagnostics::render(&diagnostics)),
         Form::Json => output::print_json(&diagnostics)?,
@@ -158,12 +241,18 @@ pub(crate) fn check(config: &Path, form: Form) -> Result<ExitStatus, Failure> {
     if diagnostics.is_empty() {
         return Ok(ExitStatus::Done);
     }
-    let of_machine = bailiwick_policy::read(config).diagnostics.is_empty();
+    let status = if has_error(&diagnostics) { ExitStatus::Invalid } else { ExitStatus::Done };
+    let is_valid = bailiwick_policy::read(config).diagnostics.is_empty();
     let in_force = Store::new(config).read();
     match (form, &in_force.policy) {
         (Form::Json, _) => {}
-        (Form::Text, _) if of_machine => {
-            output::complain("these files have no error, so `bailiwick apply` puts them in force as they are");
+        (Form::Text, _) if status == ExitStatus::Done => {
+            output::complain("there is no error: `bailiwick apply` puts these files in force as they are");
+        }
+        (Form::Text, _) if is_valid => {
+            output::complain(
+                "this host refuses what the errors are about; `bailiwick apply` does the rest, and ends with 7",
+            );
         }
         (Form::Text, None) => output::complain("there is no earlier valid version of these files"),
         (Form::Text, Some(policy)) => {
@@ -181,7 +270,7 @@ pub(crate) fn check(config: &Path, form: Form) -> Result<ExitStatus, Failure> {
             output::complain(&format!("the last valid version of these files is in force{lost}"));
         }
     }
-    Ok(ExitStatus::Invalid)
+    Ok(status)
 }
 
 /// `bailiwick dump`. If any file has an error, nothing is printed: a dump without a tenant would look as if that tenant were
@@ -194,7 +283,7 @@ pub(crate) fn dump(config: &Path, to: Option<&Path>) -> Result<(), Failure> {
     };
     let files = bailiwick_policy::dump(&policy);
     match to {
-        None => output::print(&output::visible_lines(&listing(&files))),
+        None => output::page(&output::visible_lines(&listing(&files))),
         Some(dir) => write_tree(dir, &files),
     }
 }
@@ -256,6 +345,8 @@ fn write_tree(dir: &Path, files: &[(PathBuf, String)]) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
 
     fn files() -> Vec<(PathBuf, String)> {
         vec![
@@ -279,6 +370,43 @@ mod tests {
         let failure = write_tree(&dir, &files()).expect_err("not empty");
         assert_eq!(failure.status, ExitStatus::Conflict);
         assert!(failure.message.contains("is not empty"), "{}", failure.message);
+    }
+
+    /// A configuration with a tenant `alice`, whose file and whose `bailiwick.toml` have these lines.
+    fn configured(host: &str, alice: &str) -> tempfile::TempDir {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let files = [("bailiwick.toml", host), ("plans.d/p.toml", ""), ("tenants.d/alice.toml", alice)];
+        for (path, text) in files {
+            let path = temp.path().join(path);
+            let folder = path.parent().expect("a parent");
+            fs::create_dir_all(folder).expect("makes");
+            fs::write(&path, text).expect("writes");
+            // Whatever the umask is.
+            fs::set_permissions(folder, Permissions::from_mode(0o755)).expect("chmod");
+            fs::set_permissions(path, Permissions::from_mode(0o644)).expect("chmod");
+        }
+        temp
+    }
+
+    /// What `check` calls an error, no other command ends with 0 for, and the other way round.
+    #[test]
+    fn check_and_apply_have_one_verdict() {
+        let link = "plan = \"p\"\n[network]\nmode = \"outbound\"\n[[link]]\nto = \"bob\"\nport = \"tcp/1\"\n";
+        let (pool, plain) = ("ids.first = 2000000000\n", "plan = \"p\"\n");
+        let (number, reserve) = ("network.user = \"4000\"\n", "reserve = { memory = \"900T\" }\n");
+        for (host, alice, check_status, apply_status) in [
+            ("", plain, ExitStatus::Done, ExitStatus::Done),
+            (number, link, ExitStatus::Done, ExitStatus::Done),
+            ("network.user = \"no-such-user-here\"\n", plain, ExitStatus::Invalid, ExitStatus::Partly),
+            (reserve, plain, ExitStatus::Invalid, ExitStatus::Partly),
+            ("", "plan = \"q\"\n", ExitStatus::Invalid, ExitStatus::Partly),
+        ] {
+            let temp = configured(&format!("{pool}{host}"), alice);
+            let case = format!("{host}{alice}");
+            assert_eq!(check(temp.path(), Form::Text), Ok(check_status), "{case}");
+            assert_eq!(report_problems(temp.path(), &[], ExitStatus::Done), apply_status, "{case}");
+            assert_eq!(report_problems(temp.path(), &[], ExitStatus::Failed), ExitStatus::Failed, "{case}");
+        }
     }
 
     #[test]

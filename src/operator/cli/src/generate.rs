@@ -10,6 +10,48 @@ use std::path::Path;
 /// The JSON Schema of the output of `audit --json`.
 pub(crate) const AUDIT_SCHEMA: &str = include_str!("../../../../docs/schema/audit.json");
 
+/// Names for Bash: where there are none, the completions of the definition.
+const BASH_NAMES: &str = r#"
+_bailiwick_names() {
+    local cur="${COMP_WORDS[COMP_CWORD]}" names
+    # At an equals sign Bash begins a new word.
+    if [[ $cur != -* && $cur != = && ${COMP_WORDS[COMP_CWORD-1]} != = ]]; then
+        names=$("${COMP_WORDS[0]}" complete -- "${COMP_WORDS[@]:1:COMP_CWORD-1}" 2> /dev/null)
+        if [[ -n $names ]]; then
+            mapfile -t COMPREPLY < <(compgen -W "$names" -- "$cur")
+            if [[ ${COMPREPLY[0]} == *= ]]; then compopt -o nospace; fi
+            return
+        fi
+    fi
+    _bailiwick "$@"
+}
+complete -F _bailiwick_names -o bashdefault -o default bailiwick
+"#;
+/// The same for zsh.
+const ZSH_NAMES: &str = r#"_bailiwick() {
+    local -a names
+    if [[ ${words[CURRENT]} != -* ]]; then
+        names=(${(f)"$(${words[1]} complete -- ${(@)words[2,CURRENT-1]} 2> /dev/null)"})
+        if (( ${#names} )); then
+            if [[ ${names[1]} == *= ]]; then compadd -S '' -a names; else compadd -a names; fi
+            return
+        fi
+    fi
+    _bailiwick_definition "$@"
+}
+"#;
+/// The same for fish.
+const FISH_NAMES: &str = r#"
+function __bailiwick_names
+    set -l words (commandline -opc)
+    command $words[1] complete -- $words[2..-1] 2> /dev/null
+end
+complete -c bailiwick -n 'test (count (__bailiwick_names)) -gt 0' -f -a '(__bailiwick_names)'
+for option in plan tenant unset
+    complete -c bailiwick -n "test (commandline -opc)[-1] = --$option" -l $option -x -a '(__bailiwick_names)'
+end
+"#;
+
 /// `bailiwick generate man`: writes `bailiwick.1` and a page for each command.
 pub(crate) fn man(dir: &Path) -> Result<(), Failure> {
     std::fs::create_dir_all(dir)
@@ -22,7 +64,22 @@ pub(crate) fn completions(shell: Shell) -> Result<(), Failure> {
     output::print(&script(shell))
 }
 
+/// The completions of the definition, and names of tenants, plans and services, for which the program itself is asked.
 fn script(shell: Shell) -> String {
+    let of_definition = script_of_definition(shell);
+    match shell {
+        Shell::Bash => of_definition + BASH_NAMES,
+        // The function of the definition gets another name, and ours calls it.
+        Shell::Zsh => of_definition.replacen("_bailiwick() {", "_bailiwick_definition() {", 1).replacen(
+            "if [ \"$funcstack[1]\" = \"_bailiwick\" ]; then",
+            &format!("{ZSH_NAMES}\nif [ \"$funcstack[1]\" = \"_bailiwick\" ]; then"),
+            1,
+        ),
+        Shell::Fish => of_definition + FISH_NAMES,
+    }
+}
+
+fn script_of_definition(shell: Shell) -> String {
     let shell = match shell {
         Shell::Bash => clap_complete::Shell::Bash,
         Shell::Zsh => clap_complete::Shell::Zsh,

@@ -1,6 +1,8 @@
 //! `list`, `show`, `status` and `plan`: prints the state that `bailiwickd` reports.
 
+use crate::arguments::{Column, ListOptions};
 use crate::configuration;
+use crate::notices;
 use crate::output::{self, Form, visible, word};
 use crate::report;
 use crate::service;
@@ -9,15 +11,33 @@ use bailiwick_client::{AskError, Daemon};
 use bailiwick_proto::control::{HostStatus, MemoryUse, TenantDetail, TenantState, TenantSummary};
 use bailiwick_proto::init::VERSION;
 use bailiwick_proto::{ControlReply, ControlRequest, Failure};
-use bailiwick_types::{Action, ByteSize, Change, ExitStatus, HostSocketName, LentSocket, Period, TenantName};
+use bailiwick_types::{Action, ByteSize, Change, Contact, ExitStatus, HostSocketName, LentSocket, Period, TenantName};
+use clap::ValueEnum;
 use std::path::Path;
 
 /// `bailiwick list`.
-pub(crate) fn list(daemon: &Daemon, form: Form) -> Result<(), Failure> {
+pub(crate) fn list(daemon: &Daemon, options: &ListOptions, form: Form) -> Result<(), Failure> {
     let ControlReply::List(tenants) = daemon.ask(&ControlRequest::List)? else {
         return Err(AskError::Unexpected.into());
     };
-    output::show(form, &tenants, |tenants| list_text(tenants))
+    output::show(form, &selected(tenants, options), |tenants| list_text(tenants, &options.columns))
+}
+
+/// The tenants that are wanted, in the wanted order.
+fn selected(mut tenants: Vec<TenantSummary>, options: &ListOptions) -> Vec<TenantSummary> {
+    let ListOptions { state, plan, sort, reverse, columns: _ } = options;
+    let is_in_state = |tenant: &TenantSummary| {
+        state.is_empty() || state.contains(&tenant.state) || tenant.invalid && state.contains(&TenantState::Invalid)
+    };
+    let has_plan =
+        |tenant: &TenantSummary| plan.is_empty() || tenant.plan.as_ref().is_some_and(|has| plan.contains(has));
+    tenants.retain(|tenant| is_in_state(tenant) && has_plan(tenant));
+    // Those that are equal stay in the order of their names.
+    tenants.sort_by_cached_key(|tenant| cell(tenant, *sort));
+    if *reverse {
+        tenants.reverse();
+    }
+    tenants
 }
 
 /// `bailiwick show`.
@@ -36,6 +56,8 @@ pub(crate) fn status(daemon: &Daemon, config: &Path, form: Form) -> Result<ExitS
     // Read from the files, so that they are current without a reload.
     let impossible = configuration::impossible(config, &[]);
     status.problems.extend(impossible.iter().map(ToString::to_string));
+    status.problems.extend(configuration::of_targets(config).iter().map(ToString::to_string));
+    status.problems.extend(notices::problem(config));
     output::show(form, &status, status_text)?;
     Ok(if status.warden.is_some() { ExitStatus::Done } else { ExitStatus::Failed })
 }
@@ -65,27 +87,33 @@ fn text(value: Option<impl ToString>) -> String {
     value.map(|value| value.to_string()).unwrap_or_default()
 }
 
-fn list_text(tenants: &[TenantSummary]) -> String {
-    let mut header = vec!["NAME", "STATE", "PLAN", "IMAGE", "PROFILE"];
-    let mut rows: Vec<Vec<String>> = tenants.iter().map(list_row).collect();
-    if tenants.iter().any(|tenant| tenant.failure.is_some()) {
-        header.push("FAILURE");
-        for (row, tenant) in rows.iter_mut().zip(tenants) {
-            row.push(text(tenant.failure.as_ref()));
-        }
+/// The columns that are shown if none are named. A column of failures is shown if there are some.
+const COLUMNS: [Column; 5] = [Column::Name, Column::State, Column::Plan, Column::Image, Column::Profile];
+
+fn list_text(tenants: &[TenantSummary], columns: &[Column]) -> String {
+    let mut columns = columns.to_vec();
+    if columns.is_empty() {
+        columns.extend(COLUMNS);
+        columns.extend(tenants.iter().any(|tenant| tenant.failure.is_some()).then_some(Column::Failure));
     }
-    render(&header, rows)
+    let header: Vec<String> = columns.iter().map(|column| word_of(*column).to_uppercase()).collect();
+    let header: Vec<&str> = header.iter().map(String::as_str).collect();
+    render(&header, tenants.iter().map(|tenant| columns.iter().map(|column| cell(tenant, *column)).collect()))
 }
 
-/// The columns that every list has.
-fn list_row(tenant: &TenantSummary) -> Vec<String> {
-    vec![
-        tenant.name.to_string(),
-        state_text(tenant),
-        text(tenant.plan.as_ref()),
-        text(tenant.image.as_ref()),
-        text(tenant.profile),
-    ]
+fn word_of(column: Column) -> String {
+    column.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+}
+
+fn cell(tenant: &TenantSummary, column: Column) -> String {
+    match column {
+        Column::Name => tenant.name.to_string(),
+        Column::State => state_text(tenant),
+        Column::Plan => text(tenant.plan.as_ref()),
+        Column::Image => text(tenant.image.as_ref()),
+        Column::Profile => text(tenant.profile),
+        Column::Failure => text(tenant.failure.as_ref()),
+    }
 }
 
 /// The state of a tenant, with a note if its file has errors.
@@ -126,6 +154,8 @@ fn show_text(tenant: &TenantDetail, services: Option<String>) -> String {
     rows.extend(services.map(|services| ("services", services)));
     rows.extend(tenant.host_sockets.iter().map(|(name, socket)| ("host socket", lent_text(name, *socket))));
     rows.extend(tenant.mail.map(|mail| ("mail", mail.to_string())));
+    rows.extend((!tenant.contact.is_empty()).then(|| ("contact", contact_text(&tenant.contact))));
+    rows.extend(tenant.notices.iter().map(|notice| ("notice", notices::rule_text(notice))));
     rows.extend(summary.failure.as_ref().map(|failure| ("failure", failure.clone())));
     if let Some(MemoryUse { used, cache }) = tenant.memory {
         let (used, cache) = (ByteSize(used).rounded(), ByteSize(cache).rounded());
@@ -138,6 +168,16 @@ fn show_text(tenant: &TenantDetail, services: Option<String>) -> String {
         out.push_str(&report::limits_table(&tenant.limits));
     }
     out
+}
+
+fn contact_text(contact: &Contact) -> String {
+    let mail: Vec<String> = contact.mail.iter().map(ToString::to_string).collect();
+    let language = contact.language.map(|language| format!("in {language}"));
+    [Some(mail.join(", ")).filter(|mail| !mail.is_empty()), language]
+        .into_iter()
+        .flatten()
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 fn lent_text(name: &HostSocketName, socket: LentSocket) -> String {
@@ -213,7 +253,11 @@ mod tests {
     use super::*;
     use bailiwick_client::fake;
     use bailiwick_proto::control::PolicyStatus;
-    use bailiwick_types::{ByteSize, FrozenBy, HostUid, IdRange, LimitKey, LimitReport, Verdict};
+    use bailiwick_types::{
+        ByteSize, FrozenBy, HostUid, IdRange, LimitKey, LimitReport, Notice, NoticeLanguage, NoticeResource, Recipient,
+        Threshold, Verdict,
+    };
+    use clap::Parser;
     use std::collections::BTreeMap;
 
     fn name(text: &str) -> TenantName {
@@ -257,6 +301,8 @@ mod tests {
             memory: Some(MemoryUse { used: 256 << 10, cache: 768 << 10 }),
             host_sockets: BTreeMap::new(),
             mail: None,
+            contact: Contact::default(),
+            notices: Vec::new(),
         }
     }
 
@@ -298,7 +344,7 @@ mod tests {
         let golden = "NAME   STATE    PLAN   IMAGE  PROFILE\n\
                       alice  running  small  host   web\n\
                       b      deleted  -      -      -\n";
-        assert_eq!(list_text(&[summary(), deleted.clone()]), golden);
+        assert_eq!(list_text(&[summary(), deleted.clone()], &[]), golden);
         let golden = "NAME   STATE            PLAN   IMAGE  PROFILE  FAILURE\n\
                       alice  running,invalid  small  host   web      -\n\
                       b      invalid          -      -      -        -\n\
@@ -314,13 +360,26 @@ mod tests {
             assert_eq!(state_text(&frozen(by)), word);
         }
         let unknown = TenantSummary { state: TenantState::Invalid, invalid: true, ..deleted };
-        assert_eq!(list_text(&[TenantSummary { invalid: true, ..summary() }, unknown, down.clone()]), golden);
+        assert_eq!(list_text(&[TenantSummary { invalid: true, ..summary() }, unknown, down.clone()], &[]), golden);
         let lent = LentSocket { served: true, connections: 3, refused: 2 };
         let host_sockets = [("mysql", lent), ("redis", LentSocket::default())];
         let host_sockets = host_sockets.map(|(name, socket)| (name.parse().expect("a name"), socket)).into();
         let shown = show_text(&TenantDetail { host_sockets, ..detail() }, None);
         assert!(shown.contains("host socket  mysql: 3 connection(s), 2 too many were refused\n"), "{shown}");
         assert!(shown.contains("host socket  redis: not served now\n"), "{shown}");
+        let (mail, language) = (["a@b.example", "c@d.example"], Some(NoticeLanguage::De));
+        let mail = mail.map(|address| address.parse().expect("an address")).into();
+        let notice = Notice {
+            resource: NoticeResource::Disk,
+            at: [Threshold::Percent(80), Threshold::Soft].into(),
+            clear: 75,
+            to: [Recipient::Tenant, Recipient::Admin].into(),
+            repeat: None,
+        };
+        let shown =
+            show_text(&TenantDetail { contact: Contact { mail, language }, notices: vec![notice], ..detail() }, None);
+        assert!(shown.contains("contact    a@b.example, c@d.example, in de\n"), "{shown}");
+        assert!(shown.contains("notice     disk at 80%, soft to tenant, admin\n"), "{shown}");
         let shown = show_text(&TenantDetail { summary: down, ..detail() }, None);
         assert!(shown.contains("failure    no quotas\n"), "{shown}");
         let shown = show_text(
@@ -333,6 +392,49 @@ mod tests {
         assert!(shown.contains("doors      exec, ssh; read-only while suspended: sftp\n"), "{shown}");
         let golden = "memory     256.0K in use, 768.0K reclaimable cache\n";
         assert!(shown.contains(golden), "{shown}");
+    }
+
+    #[test]
+    fn a_list_is_selected_sorted_and_cut_to_columns() {
+        let parse = |line: &str| {
+            let words = ["bailiwick", "list"].into_iter().chain(line.split_whitespace());
+            match crate::arguments::Arguments::try_parse_from(words).map(|arguments| arguments.command) {
+                Ok(crate::arguments::Command::List { selection, .. }) => Ok(selection),
+                Ok(other) => panic!("{other:?}"),
+                Err(error) => Err(error.to_string()),
+            }
+        };
+        let of = |text: &str, state, plan: &str| TenantSummary {
+            name: name(text),
+            state,
+            plan: Some(plan.parse().expect("a plan")),
+            ..summary()
+        };
+        let all = vec![
+            of("alice", TenantState::Running, "small"),
+            of("bob", TenantState::Down, "large"),
+            TenantSummary { invalid: true, ..of("carol", TenantState::Running, "large") },
+        ];
+        for (line, names) in [
+            ("", "alice bob carol"),
+            ("--state down,asleep", "bob"),
+            ("--state invalid", "carol"),
+            ("--plan large", "bob carol"),
+            ("--plan large --state running", "carol"),
+            ("--sort plan", "bob carol alice"),
+            ("--sort name --reverse", "carol bob alice"),
+        ] {
+            let shown = selected(all.clone(), &parse(line).expect(line));
+            assert_eq!(
+                shown.iter().map(|tenant| tenant.name.to_string()).collect::<Vec<_>>().join(" "),
+                names,
+                "{line}"
+            );
+        }
+        let columns = parse("--columns plan,name").expect("columns").columns;
+        assert_eq!(list_text(&all[..1], &columns), "PLAN   NAME\nsmall  alice\n");
+        assert!(parse("--state ill").expect_err("no state").contains("running, frozen"));
+        assert!(parse("--columns age").is_err() && parse("--columns name --json").is_err());
     }
 
     #[test]

@@ -222,7 +222,7 @@ ipv4    1.5K  3             3.0G      2000000
 ipv6    0     0             0         0
 
 REFUSED  PACKETS  BECAUSE
-dns      12       to port 53 of a host that is not a resolver of the tenant
+dns      12       to port 53, where \"dns\" is not in `ports` or the host is no resolver of the tenant
 smtp     1        to a port of SMTP
 
 LAST-REFUSED               PROTOCOL  SOURCE      DESTINATION       BECAUSE

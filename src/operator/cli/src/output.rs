@@ -3,6 +3,7 @@
 //! Danger: names of commands and mount points come from tenants and may contain control characters. All output passes
 //! through here and is escaped, so that no tenant can control the operator's terminal.
 
+use crate::style;
 use bailiwick_proto::Failure;
 use bailiwick_types::{ExitStatus, is_dangerous};
 pub(crate) use bailiwick_types::{visible, visible_lines};
@@ -25,15 +26,10 @@ impl From<crate::arguments::Format> for Form {
     }
 }
 
-/// Prints to standard output. A closed pipe (`| head`) is not a failure.
+/// Prints to standard output.
 pub(crate) fn print(text: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Failure::of(ExitStatus::Failed, format!("cannot write standard output: {error}")))
-        }
-        _ => Ok(()),
-    }
+    printed(stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()))
 }
 
 /// Text of several lines, in which tabs stay too: those of a Caddyfile.
@@ -48,7 +44,33 @@ pub(crate) fn print_json(value: &impl Serialize) -> Result<(), Failure> {
 
 /// Prints a value in the requested form.
 pub(crate) fn show<T: Serialize>(form: Form, value: &T, text: impl FnOnce(&T) -> String) -> Result<(), Failure> {
-    print(&in_form(form, value, text))
+    match form {
+        Form::Text => page(&text(value)),
+        Form::Json => print(&json(value)),
+    }
+}
+
+/// Prints a report that is in a form already.
+pub(crate) fn print_in(form: Form, text: &str) -> Result<(), Failure> {
+    match form {
+        Form::Text => page(text),
+        Form::Json => print(text),
+    }
+}
+
+/// Prints a report for people: with colours and a pager, where there is a terminal.
+pub(crate) fn page(text: &str) -> Result<(), Failure> {
+    printed(style::print(text))
+}
+
+/// A closed pipe (`| head`) is not a failure.
+fn printed(result: io::Result<()>) -> Result<(), Failure> {
+    match result {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::of(ExitStatus::Failed, format!("cannot write standard output: {error}")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Renders a value in the requested form.
@@ -66,13 +88,21 @@ pub(crate) fn complain(message: &str) {
 
 /// Prints text to standard error, with control characters escaped. A failure to print cannot be reported and is ignored.
 pub(crate) fn complain_raw(text: &str) {
-    io::stderr().write_all(visible_lines(text).as_bytes()).ok();
+    io::stderr().write_all(style::paint_messages(visible_lines(text).into_owned()).as_bytes()).ok();
+}
+
+/// A value as JSON in one line.
+pub(crate) fn json_line(value: &impl Serialize) -> String {
+    safe_json(&serde_json::to_string(value).expect("reports have string keys and no fallible parts"))
 }
 
 /// A value as JSON. `serde_json` does not escape control characters above 0x7e, which some terminals interpret. They occur
 /// only inside strings, where their JSON escape means the same.
 fn json(value: &impl Serialize) -> String {
-    let text = serde_json::to_string_pretty(value).expect("reports have string keys and no fallible parts");
+    safe_json(&serde_json::to_string_pretty(value).expect("reports have string keys and no fallible parts"))
+}
+
+fn safe_json(text: &str) -> String {
     let mut safe = String::with_capacity(text.len() + 1);
     for c in text.chars() {
         if c != '\n' && is_dangerous(c) {

@@ -24,7 +24,7 @@ pub(crate) fn usage(
 ) -> Result<(), Failure> {
     let request = ControlRequest::Usage { tenants, window };
     let ControlReply::Usage(tenants) = daemon.ask(&request)? else { return Err(AskError::Unexpected.into()) };
-    output::print(&usage::usage(&usage::select(tenants, selection), form))
+    output::print_in(form, &usage::usage(&usage::select(tenants, selection), form))
 }
 
 /// `bailiwick history`.
@@ -37,7 +37,7 @@ pub(crate) fn history(
 ) -> Result<(), Failure> {
     let step = step.map_or_else(|| fitting_step(window, 40), |step| step.0);
     let points = series(daemon, tenant, window, step)?;
-    output::print(&usage::history(&points, &usage::local(), form))
+    output::print_in(form, &usage::history(&points, &usage::local(), form))
 }
 
 /// Asks for the history of a tenant in steps of `step` seconds.
@@ -60,7 +60,7 @@ pub(crate) fn faults(daemon: &Daemon, tenants: Vec<TenantName>, window: Window, 
     let ControlReply::Faults(faults) = daemon.ask(&ControlRequest::Faults { tenants, window })? else {
         return Err(AskError::Unexpected.into());
     };
-    output::print(&usage::faults(&faults, &usage::local(), form))
+    output::print_in(form, &usage::faults(&faults, &usage::local(), form))
 }
 
 /// `bailiwick incidents`.
@@ -68,7 +68,7 @@ pub(crate) fn incidents(daemon: &Daemon, tenants: Vec<TenantName>, window: Windo
     let ControlReply::Incidents(incidents) = daemon.ask(&ControlRequest::Incidents { tenants, window })? else {
         return Err(AskError::Unexpected.into());
     };
-    output::print(&incident::incidents(&incidents, &usage::local(), form))
+    output::print_in(form, &incident::incidents(&incidents, &usage::local(), form))
 }
 
 /// `bailiwick incidents --show`.
@@ -77,7 +77,7 @@ pub(crate) fn incident(daemon: &Daemon, id: u64, form: Form) -> Result<(), Failu
         return Err(AskError::Unexpected.into());
     };
     let incident = incidents.into_iter().next().ok_or(AskError::Unexpected)?;
-    output::print(&incident::incident(&incident, &usage::local(), form))
+    output::print_in(form, &incident::incident(&incident, &usage::local(), form))
 }
 
 /// `bailiwick top`.

@@ -4,7 +4,6 @@ use crate::limit_probe;
 use crate::output::{self, Form, visible, word};
 use crate::recorded;
 use crate::table::{indented, render};
-use bailiwick_audit::Run;
 use bailiwick_client::{AskError, Daemon};
 use bailiwick_proto::control::Depth;
 use bailiwick_proto::{ControlReply, ControlRequest, Failure};
@@ -50,7 +49,7 @@ pub(crate) fn audit(
     Ok(audit_status(&report))
 }
 
-/// Writes the page to a temporary file and renames it. Only the owner may read it, because it shows data of customers.
+/// Writes an audit as a page.
 fn write_page(daemon: &Daemon, report: &AuditReport, file: &Path, window: Window) -> Result<(), Failure> {
     const POINTS: u64 = 240;
     let step = recorded::fitting_step(window, POINTS);
@@ -58,12 +57,20 @@ fn write_page(daemon: &Daemon, report: &AuditReport, file: &Path, window: Window
     for tenant in &report.tenants {
         history.insert(tenant.name.clone(), recorded::series(daemon, tenant.name.clone(), window, step)?);
     }
-    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let page = bailiwick_audit::page(report, &history, &Run { at: window.until, host: &name });
+    write_private(file, &bailiwick_report::audit_page(report, &history, window.until, &host_name()))
+}
+
+/// The name of this host.
+pub(crate) fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// Writes a file in one step. Only its owner may read it, because it shows data of customers.
+pub(crate) fn write_private(file: &Path, text: &str) -> Result<(), Failure> {
     let write = || -> io::Result<()> {
         let dir = file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let mut beside = tempfile::NamedTempFile::new_in(dir)?;
-        beside.write_all(page.as_bytes())?;
+        beside.write_all(text.as_bytes())?;
         beside.as_file().sync_all()?;
         beside.persist(file)?;
         Ok(())
@@ -98,6 +105,8 @@ fn audit_status(report: &AuditReport) -> ExitStatus {
 pub(crate) fn doctor(config: &Path, depth: Depth, form: Form) -> Result<ExitStatus, Failure> {
     let host = crate::configuration::host(config)?;
     let mut report = bailiwick_audit::doctor(config);
+    report.features.extend(crate::setup::features(config));
+    report.features.extend(crate::notices::feature(config));
     if depth == Depth::Probe {
         limit_probe::add_probes(&host, &mut report, |what| output::complain_raw(&format!("{what}\n")))?;
     }

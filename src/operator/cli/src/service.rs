@@ -28,7 +28,7 @@ pub(crate) fn run(daemon: &Daemon, command: ServiceCommand) -> Result<(), Failur
 }
 
 /// The services of tenants; of all tenants when `tenants` is empty. Tenants without services are left out.
-fn services(daemon: &Daemon, tenants: Vec<TenantName>) -> Result<Vec<TenantServices>, Failure> {
+pub(crate) fn services(daemon: &Daemon, tenants: Vec<TenantName>) -> Result<Vec<TenantServices>, Failure> {
     match daemon.ask(&ControlRequest::Services { tenants })? {
         ControlReply::Services(services) => Ok(services),
         _ => Err(AskError::Unexpected.into()),
@@ -129,7 +129,7 @@ fn state_text(tenant: &TenantServices, report: Option<&ServiceReport>) -> String
 }
 
 /// What is wrong with a service, its relays or its sockets, in a few words; empty when nothing is.
-fn problem(service: &ServiceStatus) -> String {
+pub(crate) fn problem(service: &ServiceStatus) -> String {
     let relays = service.sockets.iter().filter_map(|socket| socket.relay.as_ref());
     let reports = service.report.iter().chain(relays);
     let failures = reports.filter(|report| is_failing(report)).map(|report| match &report.last_end {

@@ -6,6 +6,7 @@ mod create;
 
 pub(crate) use create::create;
 
+use crate::before::{BeforeHooks, Hooks};
 use crate::change::{Printed, ask, print_outcomes};
 use crate::configuration;
 use crate::output::{self, Form};
@@ -13,7 +14,7 @@ use bailiwick_client::{AskError, Daemon};
 use bailiwick_declare::{DaemonRequests, DeclareError, Deletion, FileChange, StateChange, TenantFiles};
 use bailiwick_proto::control::{Done, TenantOutcome, Verb};
 use bailiwick_proto::{ControlRequest, Failure};
-use bailiwick_types::{ExitStatus, TenantName};
+use bailiwick_types::{EventData, EventType, EventValue, ExitStatus, TenantName};
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -27,9 +28,11 @@ pub(crate) enum Data {
 }
 
 /// The failure of a command because of an error with a tenant's file.
-fn failure(error: DeclareError) -> Failure {
+pub(crate) fn failure(error: DeclareError) -> Failure {
     let status = match &error {
-        DeclareError::Locked { .. } | DeclareError::Exists { .. } => ExitStatus::Conflict,
+        DeclareError::Locked { .. } | DeclareError::Exists { .. } | DeclareError::Changed { .. } => {
+            ExitStatus::Conflict
+        }
         DeclareError::NoPlan { .. } | DeclareError::NoTenant { .. } => ExitStatus::NotFound,
         DeclareError::Invalid { diagnostics, not_restored } => {
             let mut failure = configuration::invalid(diagnostics);
@@ -97,8 +100,19 @@ fn outcome(tenant: &TenantName, done: Done) -> TenantOutcome {
 }
 
 /// `bailiwick delete`. Data is destroyed only after the file is set aside and the daemon has reloaded.
-pub(crate) fn delete(config: &Path, name: &TenantName, data: Data, form: Form) -> Result<ExitStatus, Failure> {
+pub(crate) fn delete(
+    config: &Path,
+    name: &TenantName,
+    data: Data,
+    hooks: Hooks,
+    form: Form,
+) -> Result<ExitStatus, Failure> {
     let daemon = configuration::daemon(config)?;
+    let hooks = BeforeHooks::read(config, hooks)?;
+    if hooks.are_for(EventType::TenantDeleted) && (data == Data::Destroy || is_declared(config, name)?) {
+        let purge = EventData::from([("purge".to_owned(), EventValue::Flag(data == Data::Destroy))]);
+        hooks.ask(EventType::TenantDeleted, name, &purge)?;
+    }
     let deletion = bailiwick_declare::delete(config, name, &Requests(&daemon)).map_err(|Stopped(failure)| failure)?;
     match (data, deletion) {
         (Data::Keep, Deletion::Done { file, deleted_file }) => {
@@ -140,17 +154,50 @@ fn purge(
     print_outcomes(&outcomes, Printed::Nothing, form)
 }
 
+/// Whether a tenant has a file. The folder is not locked when this returns.
+fn is_declared(config: &Path, name: &TenantName) -> Result<bool, Failure> {
+    TenantFiles::open(config).and_then(|files| files.is_declared(name)).map_err(failure)
+}
+
+/// The outcomes of the tenants that a hook does not let be suspended. Those without a file are none of its business.
+fn refused(
+    config: &Path,
+    names: &[TenantName],
+    change: &StateChange,
+    hooks: Hooks,
+) -> Result<Vec<TenantOutcome>, Failure> {
+    let StateChange::Suspend { reason } = change else { return Ok(Vec::new()) };
+    let hooks = BeforeHooks::read(config, hooks)?;
+    let mut refused = Vec::new();
+    if hooks.are_for(EventType::TenantSuspended) {
+        let reason = reason.iter().map(|reason| ("reason".to_owned(), EventValue::text(reason)));
+        let data: EventData = reason.collect();
+        for name in names {
+            if is_declared(config, name)?
+                && let Err(failure) = hooks.ask(EventType::TenantSuspended, name, &data)
+            {
+                refused.push(TenantOutcome { failure: Some(failure), ..outcome(name, Done::Unchanged) });
+            }
+        }
+    }
+    Ok(refused)
+}
+
 /// `bailiwick suspend` and `unsuspend`.
 pub(crate) fn set_state(
     config: &Path,
     names: &[TenantName],
     change: &StateChange,
+    hooks: Hooks,
     form: Form,
 ) -> Result<ExitStatus, Failure> {
     let daemon = configuration::daemon(config)?;
+    let mut outcomes = refused(config, names, change, hooks)?;
     let files = TenantFiles::open(config).map_err(failure)?;
-    let (mut outcomes, mut changed, mut written) = (Vec::new(), Vec::new(), BTreeSet::new());
-    for name in names {
+    let (mut changed, mut written) = (Vec::new(), BTreeSet::new());
+    let is_refused = |name: &TenantName| outcomes.iter().any(|outcome| outcome.tenant == *name);
+    let allowed: Vec<&TenantName> = names.iter().filter(|name| !is_refused(name)).collect();
+    for name in allowed {
         match files.set_state(name, change) {
             Ok(file) => {
                 changed.push(name.clone());
@@ -313,7 +360,7 @@ mod tests {
                 outcomes(&[no_data]),
             ],
         );
-        let delete = |data| delete(config.path(), &alice, data, Form::Text);
+        let delete = |data| delete(config.path(), &alice, data, Hooks::Ask, Form::Text);
         assert_eq!(delete(Data::Keep), Ok(ExitStatus::Done));
         assert_eq!(tenant_file(&config, "alice.toml"), None);
         assert_eq!(tenant_file(&config, ".alice.toml.deleted").as_deref(), Some(ALICE));
@@ -343,7 +390,7 @@ mod tests {
         let config = config();
         let alice = name("alice");
         assert_eq!(
-            delete(config.path(), &alice, Data::Destroy, Form::Text).expect_err("no daemon").status,
+            delete(config.path(), &alice, Data::Destroy, Hooks::Ask, Form::Text).expect_err("no daemon").status,
             ExitStatus::Failed
         );
         let stuck = TenantOutcome {
@@ -351,7 +398,7 @@ mod tests {
             ..outcome(&alice, Done::Failed)
         };
         let (_, served) = fake(&config.path().join("run"), vec![outcomes(&[stuck])]);
-        let failure = delete(config.path(), &alice, Data::Destroy, Form::Text).expect_err("stuck");
+        let failure = delete(config.path(), &alice, Data::Destroy, Hooks::Ask, Form::Text).expect_err("stuck");
         assert_eq!(failure.message, "it does not die");
         served.join().expect("served");
         assert_eq!(tenant_file(&config, "alice.toml").as_deref(), Some(ALICE));
@@ -365,7 +412,9 @@ mod tests {
             &config.path().join("run"),
             vec![outcomes(&[outcome(&alice, Done::Stopped)]), outcomes(&[]), outcomes(&[])],
         );
-        let set = |names: &[TenantName], change: &StateChange| set_state(config.path(), names, change, Form::Text);
+        let set = |names: &[TenantName], change: &StateChange| {
+            set_state(config.path(), names, change, Hooks::Ask, Form::Text)
+        };
         assert_eq!(set(std::slice::from_ref(&alice), &unpaid()), Ok(ExitStatus::Done));
         assert!(tenant_file(&config, "alice.toml").expect("is there").contains("state = \"suspended\""));
         assert_eq!(set(std::slice::from_ref(&alice), &unpaid()), Ok(ExitStatus::Done), "again");

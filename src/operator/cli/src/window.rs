@@ -22,6 +22,11 @@ fn window(when: &WindowOptions, now: &Zoned) -> Result<Window, Failure> {
     Ok(Window { from, until })
 }
 
+/// The time now.
+pub(crate) fn now() -> Moment {
+    Moment(seconds(Timestamp::now()))
+}
+
 /// The moment of a text, in the time zone of this machine.
 pub(crate) fn moment_of(text: &str) -> Result<Moment, Failure> {
     parse(text, &Zoned::now())

@@ -17,6 +17,7 @@ mod usage;
 
 use bailiwick_proto::Failure;
 use bailiwick_types::ExitStatus;
+use std::ffi::OsString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -48,7 +49,7 @@ enum Wanted {
 }
 
 fn main() -> ExitCode {
-    match arguments() {
+    match arguments(std::env::args_os().skip(1)) {
         Err(message) => {
             say(&format!("bailiwick-net: {message}\n{USAGE}"));
             ExitStatus::Invalid.into()
@@ -59,7 +60,7 @@ fn main() -> ExitCode {
         },
         Ok(Wanted::Ask(config)) if uplink::is_wanted(&config) => ExitCode::SUCCESS,
         Ok(Wanted::Ask(_)) => ExitStatus::Failed.into(),
-        Ok(Wanted::Once(config, work)) => match work(&config) {
+        Ok(Wanted::Once(config, work)) => match uplink::check_root().and_then(|()| work(&config)) {
             Ok(done) => {
                 let text: String = done.iter().map(|what| format!("{what}\n")).collect();
                 // The work is done, even if nobody reads it.
@@ -79,18 +80,20 @@ fn main() -> ExitCode {
     }
 }
 
-fn arguments() -> Result<Wanted, String> {
+/// What an option asks for, with the directory of the policy.
+type Mode = fn(PathBuf) -> Wanted;
+
+fn arguments(mut arguments: impl Iterator<Item = OsString>) -> Result<Wanted, String> {
     let mut config = PathBuf::from("/etc/bailiwick");
-    let mut wanted: fn(PathBuf) -> Wanted = Wanted::Serve;
-    let mut arguments = std::env::args_os().skip(1);
+    let mut modes: Vec<(String, Mode)> = Vec::new();
     while let Some(argument) = arguments.next() {
         let text = argument.to_string_lossy().into_owned();
         match text.as_str() {
             "--config" => config = arguments.next().ok_or_else(|| format!("{text} needs a value"))?.into(),
-            "--uplink" => wanted = |config| Wanted::Once(config, uplink::run),
-            "--remove" => wanted = |config| Wanted::Once(config, uplink::remove),
-            "--cache" => wanted = Wanted::Cache,
-            "--wanted" => wanted = Wanted::Ask,
+            "--uplink" => modes.push((text, |config| Wanted::Once(config, uplink::run))),
+            "--remove" => modes.push((text, |config| Wanted::Once(config, uplink::remove))),
+            "--cache" => modes.push((text, Wanted::Cache)),
+            "--wanted" => modes.push((text, Wanted::Ask)),
             "--steps" => {
                 let steps = step::Step::ALL.iter().map(|step| format!("{step}\n"));
                 return Ok(Wanted::Print(steps.collect()));
@@ -100,7 +103,13 @@ fn arguments() -> Result<Wanted, String> {
             _ => return Err(format!("unknown argument {text:?}")),
         }
     }
-    Ok(wanted(config))
+    match modes.as_slice() {
+        [] => Ok(Wanted::Serve(config)),
+        [(first, wanted), rest @ ..] => match rest.iter().find(|(other, _)| other != first) {
+            None => Ok(wanted(config)),
+            Some((other, _)) => Err(format!("{first} and {other} are two things to do; give one of them")),
+        },
+    }
 }
 
 fn failed(status: ExitStatus, error: &(dyn std::error::Error + 'static)) -> ExitCode {
@@ -111,4 +120,32 @@ fn failed(status: ExitStatus, error: &(dyn std::error::Error + 'static)) -> Exit
 /// Writes to standard error: the journal, or the terminal of the caller. An error here has no reader.
 fn say(text: &str) {
     std::io::stderr().write_all(text.as_bytes()).ok();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(words: &[&str]) -> Result<&'static str, String> {
+        arguments(words.iter().map(OsString::from)).map(|wanted| match wanted {
+            Wanted::Serve(_) => "serve",
+            Wanted::Once(..) => "once",
+            Wanted::Cache(_) => "cache",
+            Wanted::Ask(_) => "ask",
+            Wanted::Print(_) => "print",
+        })
+    }
+
+    #[test]
+    fn it_does_one_thing() {
+        assert_eq!(parsed(&[]), Ok("serve"));
+        assert_eq!(parsed(&["--uplink", "--config", "/x"]), Ok("once"));
+        assert_eq!(parsed(&["--cache"]), Ok("cache"));
+        assert_eq!(parsed(&["--wanted", "--wanted"]), Ok("ask"));
+        for pair in [["--uplink", "--cache"], ["--remove", "--uplink"], ["--cache", "--wanted"]] {
+            let golden = format!("{} and {} are two things to do; give one of them", pair[0], pair[1]);
+            assert_eq!(parsed(&pair), Err(golden));
+        }
+        assert_eq!(parsed(&["--config"]), Err("--config needs a value".to_owned()));
+    }
 }

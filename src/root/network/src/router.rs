@@ -30,13 +30,13 @@ use bailiwick_netfilter::conntrack::Conntrack;
 use bailiwick_netfilter::nft::NftSocket;
 use bailiwick_netlink::route::RouteSocket;
 use bailiwick_observe::network::NetworkError;
-use bailiwick_plan::network::{CACHE_LINK, NoAddress, Pools, ROUTER_LINK};
+use bailiwick_plan::network::{CACHE_LINK, NoAddress, Pools, ROUTER_LINK, link_name};
 use bailiwick_policy::{Host, Store};
 use bailiwick_proto::net::NetProblem;
 use bailiwick_proto::{Failure, NetReply, NetRequest};
-use bailiwick_rules::router::RouterSettings;
-use bailiwick_types::{ExitStatus, Ipv6Pool, NetworkMode, NetworkTraffic, TenantName};
-use desired::Desired;
+use bailiwick_rules::router::{PUBLISHED, RouterSettings, published};
+use bailiwick_types::{ExitStatus, Ipv6Pool, NetworkMode, NetworkTraffic, Port, TenantName};
+use desired::{Desired, NoNumber};
 use evidence::Evidence;
 use force::NO_ENTRY;
 use found::{Difference, Found};
@@ -50,6 +50,8 @@ use std::time::{Duration, Instant, SystemTime};
 const COMPARE: Duration = Duration::from_secs(60);
 /// How often the counts are looked at, for volumes of the month.
 const COUNT: Duration = Duration::from_secs(10);
+/// The most links of jails nobody knows that are named.
+const MOST_STRANGERS: usize = 5;
 /// A report of the host's side that is older says that nobody looks after it any more.
 const REPORT_AGE: Duration = Duration::from_secs(300);
 
@@ -58,9 +60,12 @@ const REPORT_AGE: Duration = Duration::from_secs(300);
 pub(crate) enum RouterError {
     /// What is used cannot be read or written.
     #[error(
-        "cannot keep what tenants use of their monthly volumes; if the file is damaged, move it away, and the month begins anew"
+        "cannot keep what tenants use of their monthly volumes, in \"network/usage.json\" of the state directory; if it is damaged, move it away, and restart the tenants with a network: their month begins anew"
     )]
     Usage(#[source] io::Error),
+    /// What was found cannot be written.
+    #[error("cannot remember what was put right")]
+    Found(#[source] io::Error),
     /// The report of the host's side cannot be read.
     #[error("cannot read what `bailiwick-net --uplink` found")]
     Report(#[source] io::Error),
@@ -73,6 +78,9 @@ pub(crate) enum RouterError {
     /// The pool is too small.
     #[error(transparent)]
     Address(#[from] NoAddress),
+    /// A policy cannot be told from others.
+    #[error(transparent)]
+    Number(#[from] NoNumber),
     /// The kernel refused a change.
     #[error(transparent)]
     Netlink(#[from] bailiwick_netlink::Error),
@@ -113,9 +121,13 @@ pub(crate) struct Router {
     evidence: Evidence,
     pools: Pools,
     report: Report,
+    /// Which file the report was.
+    report_file: Option<(u64, i64, u64)>,
     settings: RouterSettings,
     /// What should be in force for each tenant with a link.
     tenants: BTreeMap<TenantName, Desired>,
+    /// The tenants that ports of the host led to when this process started, until all are taken over.
+    held: BTreeMap<Port, TenantName>,
     /// Addresses of jails that are gone. Their connections still count until they are forgotten, within a second.
     left: BTreeSet<IpAddr>,
     /// The number of nftables' changes after the last one of ours.
@@ -139,6 +151,8 @@ impl Router {
     pub(crate) fn open(opened: Opened, log: &mut impl FnMut(&str)) -> Result<Self, RouterError> {
         let Opened { store, host, runtime, state, maker } = opened;
         let usage = Usage::open(state).map_err(RouterError::Usage)?;
+        let found = Found::open(usage.directory());
+        let report_file = uplink::report_identity(&runtime);
         let report = uplink::read_report(&runtime).map_err(RouterError::Report)?.ok_or(RouterError::NoReport)?;
         let pools = bailiwick_observe::network::pools(&host.network)?;
         let settings = host_side::settings(&host, pools, &report);
@@ -158,14 +172,16 @@ impl Router {
             evidence,
             pools,
             report,
+            report_file,
             settings,
             tenants,
+            held: BTreeMap::new(),
             left: BTreeSet::new(),
             generation: 0,
             compared: Instant::now(),
             uplink: None,
             counted: Instant::now(),
-            found: Found::default(),
+            found,
             has_counted: false,
             is_half_done: false,
             broken: None,
@@ -216,51 +232,124 @@ impl Router {
     /// Writes down what was used, before the process ends.
     pub(crate) fn end(mut self) -> io::Result<()> {
         self.count().map_err(io::Error::other)?;
+        self.found.save(self.usage.directory())?;
         self.usage.save()
     }
 
-    /// Finds the tenants whose links are there.
+    /// Finds the tenants whose links are there. A port of the host goes on leading where it led.
     fn adopt(&mut self, log: &mut impl FnMut(&str)) -> Result<(), RouterError> {
         let linked = jail_link::numbers(&mut self.route)?;
         let known: Vec<_> = self.usage.numbers().map(|(name, number)| (name.clone(), number)).collect();
+        self.held = self.holders(known.iter().filter(|(_, number)| linked.contains(number)))?;
         for (name, number) in known {
             if !linked.contains(&number) {
                 // The connections of a jail that ended while nobody looked.
                 self.left.extend(self.pools.tenant(number).iter().flat_map(|addresses| addresses.all()));
                 continue;
             }
-            match self.desired(&name, number) {
+            match self.desired_at_start(&name, number) {
                 Ok(Some(desired)) => drop(self.tenants.insert(name, desired)),
                 Ok(None) => log(&format!("tenant={name} event=not-declared what=\"its link has no rules\"")),
+                Err(failure) => log(&format!("tenant={name} event=policy-problem reason={:?}", failure.message)),
+            }
+        }
+        self.held.clear();
+        let waiting = self.tenants.iter().filter(|(_, desired)| !desired.left_out.is_empty());
+        for (name, number) in waiting.map(|(name, desired)| (name.clone(), desired.number)).collect::<Vec<_>>() {
+            // Whoever had the port may publish it no longer.
+            match self.desired(&name, number) {
+                Ok(Some(desired)) => drop(self.tenants.insert(name, desired)),
+                Ok(None) => {}
                 Err(failure) => log(&format!("tenant={name} event=policy-problem reason={:?}", failure.message)),
             }
         }
         Ok(())
     }
 
+    /// Which of these tenants the ports of the host lead to, by the kernel's word.
+    fn holders<'a>(
+        &mut self,
+        tenants: impl Iterator<Item = &'a (TenantName, u32)>,
+    ) -> Result<BTreeMap<Port, TenantName>, RouterError> {
+        let addresses = |(name, number): &'a (TenantName, u32)| {
+            let own = self.pools.tenant(*number).ok();
+            own.into_iter().flat_map(|own| own.all().collect::<Vec<_>>()).map(move |address| (address, name))
+        };
+        let owners: BTreeMap<IpAddr, &TenantName> = tenants.flat_map(addresses).collect();
+        let mut held = BTreeMap::new();
+        for set in PUBLISHED {
+            let led = match self.elements_of(set) {
+                // There are no rules.
+                Err(RouterError::Netlink(error)) if error.errno() == Some(NO_ENTRY) => Vec::new(),
+                led => led?,
+            };
+            let owner = |(port, address)| Some((port, (*owners.get(&address)?).clone()));
+            held.extend(led.iter().filter_map(published).filter_map(owner));
+        }
+        Ok(held)
+    }
+
     /// Looks at everything that may have changed by itself. Once a second.
     pub(crate) fn look(&mut self, log: &mut impl FnMut(&str)) {
         // With other addresses in bailiwick.toml, this process goes on for the last jail that has an earlier one.
-        if self.check_addresses().is_err() && self.forget_unlinked().is_ok() && self.tenants.is_empty() {
+        let host = self.store.host().ok().map(|(host, _)| host);
+        let is_other = |router: &mut Self| matches!(router.check_router(), Err(RouterError::OtherAddresses(_)));
+        let has_others = host.as_ref().is_some_and(|host| self.check_addresses(host).is_err()) || is_other(self);
+        if has_others && self.forget_unlinked().is_ok() && self.tenants.is_empty() {
             self.broken = Some(io::Error::other("bailiwick.toml gives jails other addresses, which need a new start"));
             return;
         }
         // One that fails keeps none of the others from being done.
-        let looked =
-            [self.look_at_report(log), self.look_at_kernel(log), self.look_at_months(log), self.forget_connections()];
+        let looked = [
+            self.look_at_report(host.as_ref(), log),
+            self.look_at_kernel(log),
+            self.look_at_months(log),
+            self.forget_connections(),
+            self.save_found(),
+        ];
         for error in looked.into_iter().filter_map(Result::err) {
             log(&format!("event=not-compared reason={:?}", Failure::new(ExitStatus::Failed, &error).message));
         }
     }
 
-    fn look_at_report(&mut self, log: &mut impl FnMut(&str)) -> Result<(), RouterError> {
+    fn save_found(&mut self) -> Result<(), RouterError> {
+        self.found.save(self.usage.directory()).map_err(RouterError::Found)
+    }
+
+    /// Puts in force what `--uplink` has reported since, before requests are answered: after a change of the host's settings they come
+    /// right after a report.
+    pub(crate) fn follow_report(&mut self, log: &mut impl FnMut(&str)) {
+        let file = uplink::report_identity(&self.runtime);
+        if file == self.report_file {
+            return;
+        }
+        self.report_file = file;
+        let host = self.store.host().ok().map(|(host, _)| host);
+        // The next look tries it again.
+        if let Err(error) = self.look_at_report(host.as_ref(), log) {
+            log(&format!("event=not-compared reason={:?}", Failure::new(ExitStatus::Failed, &error).message));
+        }
+    }
+
+    fn look_at_report(&mut self, host: Option<&Host>, log: &mut impl FnMut(&str)) -> Result<(), RouterError> {
         let report = uplink::read_report(&self.runtime).map_err(RouterError::Report)?.ok_or(RouterError::NoReport)?;
         if report == self.report {
             return Ok(());
         }
+        // The second report of a run, which has the answers for names, tells the same again.
+        let is_told = (report.at, &report.repaired) == (self.report.at, &self.report.repaired);
         self.report = report;
+        if !is_told {
+            self.note_repairs_of_host();
+        }
         self.look_at_uplink(log)?;
-        self.follow_host()
+        self.follow_host(host)
+    }
+
+    /// Remembers what `--uplink` has put back: for a while packets took no way of ours.
+    fn note_repairs_of_host(&mut self) {
+        let text = |what: &String| Difference::of_uplink(format!("was put back on the host's side: {what}"));
+        self.found.note(self.report.repaired.iter().map(text).collect(), SystemTime::now());
     }
 
     /// Puts the rates of what jails send in force again, when the link to the host was made anew.
@@ -282,8 +371,7 @@ impl Router {
     }
 
     /// Whether `bailiwick.toml` gives jails the addresses that are in force.
-    fn check_addresses(&mut self) -> Result<(), OtherAddresses> {
-        let Ok((host, _)) = self.store.host() else { return Ok(()) };
+    fn check_addresses(&self, host: &Host) -> Result<(), OtherAddresses> {
         let (new, old) = (&host.network, &self.host.network);
         let router = self.pools.router();
         if new.ipv4 != old.ipv4 {
@@ -302,19 +390,28 @@ impl Router {
         Ok(())
     }
 
-    /// Puts in force what the host's settings and the report of its side say of all tenants.
-    fn follow_host(&mut self) -> Result<(), RouterError> {
-        if let Ok((host, _)) = self.store.host() {
-            self.host.network.block = host.network.block;
+    /// Whether the router still has the addresses that this process gives jails. `--uplink` gives it others, when no jail runs.
+    fn check_router(&mut self) -> Result<(), RouterError> {
+        check_side(&mut self.route, self.pools)
+    }
+
+    /// Puts in force what the host's settings and the report of its side say of all tenants. Without a file that can be read, the
+    /// settings stay.
+    fn follow_host(&mut self, host: Option<&Host>) -> Result<(), RouterError> {
+        if let Some(host) = host {
+            self.host.network.block.clone_from(&host.network.block);
             self.host.network.cache = host.network.cache;
         }
         let settings = host_side::settings(&self.host, self.pools, &self.report);
         if settings != self.settings {
             self.put_common_in_force(&settings)?;
-            let are_others = settings.names != self.settings.names;
-            self.settings = settings;
-            if are_others {
-                self.follow_names()?;
+            let earlier = std::mem::replace(&mut self.settings, settings);
+            if earlier.names != self.settings.names
+                && let Err(error) = self.follow_names()
+            {
+                // The next report, within a minute, has it tried again.
+                self.settings.names = earlier.names;
+                return Err(error);
             }
         }
         Ok(())
@@ -323,13 +420,22 @@ impl Router {
     /// Puts the addresses in force that names have now, for those whose policies have names. Open connections go on: a name of a
     /// large service has other addresses each minute.
     fn follow_names(&mut self) -> Result<(), RouterError> {
+        let mut failure = None;
         for name in self.tenants.keys().cloned().collect::<Vec<_>>() {
-            let Some(old) = self.tenants.get(&name).cloned() else { continue };
-            let desired = old.with_names(&self.settings.names);
-            if !old.is_as(&desired) {
-                self.put_in_force(&name, &desired)?;
-                self.tenants.insert(name, desired);
+            // One that fails keeps none of the others from the addresses of today.
+            if let Err(error) = self.follow_names_of(&name) {
+                failure.get_or_insert(error);
             }
+        }
+        failure.map_or(Ok(()), Err)
+    }
+
+    fn follow_names_of(&mut self, name: &TenantName) -> Result<(), RouterError> {
+        let Some(old) = self.tenants.get(name).cloned() else { return Ok(()) };
+        let desired = self.desired_with_names(&old)?;
+        if !old.is_as(&desired) {
+            self.put_in_force(name, &desired)?;
+            self.tenants.insert(name.clone(), desired);
         }
         Ok(())
     }
@@ -478,9 +584,7 @@ impl Router {
     fn connect(&mut self, name: &TenantName, number: u32, mut fds: Vec<OwnedFd>) -> Result<NetReply, Failure> {
         let jail =
             fds.pop().ok_or_else(|| Failure::of(ExitStatus::Invalid, "no network namespace came with the request"))?;
-        self.check_addresses().map_err(|error| failed(name, "connect", &error))?;
-        self.follow_host().map_err(|error| failed(name, "connect", &error))?;
-        let desired = self.desired_now(name, number)?;
+        let desired = self.desired_now(name, number, "connect")?;
         let connected = self.make_connection(name, desired, &jail);
         if let Err(error) = &connected
             && let RouterError::Link(source) = error
@@ -503,6 +607,7 @@ impl Router {
             step::reach(Step::ConnectNote)?;
             self.usage.note(name, number).map_err(RouterError::Usage)?;
         }
+        self.end_links_to_earlier(name, number)?;
         step::reach(Step::ConnectOldLink)?;
         self.forget_connections_of_last_jail(name, &desired)?;
         // A link of an earlier jail with this number leads nowhere any more.
@@ -516,30 +621,33 @@ impl Router {
         self.put_in_force(name, &desired)?;
         // From here on this is what is in force, whatever becomes of the link.
         self.tenants.insert(name.clone(), desired.clone());
+        // Before anybody reaches it: it may have taken back what it allowed while it was down.
+        step::reach(Step::ConnectPeers)?;
+        self.link_peers(name)?;
         step::reach(Step::ConnectLink)?;
         self.maker.connect(number, jail.as_fd()).map_err(RouterError::Link)?;
         jail_link::set_up(&mut self.route, &desired)?;
-        step::reach(Step::ConnectPeers)?;
-        self.link_peers(name)?;
         Ok(step::reach(Step::ConnectReply)?)
     }
 
-    /// What the policy of today says of a tenant that has a network, with what it has used of its volume up to now.
-    fn desired_now(&mut self, name: &TenantName, number: u32) -> Result<Desired, Failure> {
-        let desired = self.desired(name, number)?.ok_or_else(|| no_network(name))?;
-        if !desired.has_volume() {
-            return Ok(desired);
+    /// What the policy of today says of a tenant that has a network, with what it has used of its volume up to now. The files are read
+    /// once, and what they say of the host is in force first.
+    fn desired_now(&mut self, name: &TenantName, number: u32, verb: &str) -> Result<Desired, Failure> {
+        let (host, tenant) = self.declared(name)?;
+        self.check_addresses(&host).map_err(|error| failed(name, verb, &error))?;
+        self.check_router().map_err(|error| failed(name, verb, &error))?;
+        self.follow_host(Some(&host)).map_err(|error| failed(name, verb, &error))?;
+        let tenant = tenant.ok_or_else(|| no_network(name))?;
+        if tenant.settings.network.month.is_some() {
+            self.count_one(name, number).map_err(|error| failed(name, "count for", &error))?;
         }
-        self.count_one(name, number).map_err(|error| failed(name, "count for", &error))?;
-        self.desired(name, number)?.ok_or_else(|| no_network(name))
+        self.desired_of(&tenant, number)
     }
 
     /// Puts the policy of today in force for a jail that runs.
     fn update(&mut self, name: &TenantName) -> Result<NetReply, Failure> {
         let number = self.tenants.get(name).map(|desired| desired.number).ok_or_else(|| no_network(name))?;
-        self.check_addresses().map_err(|error| failed(name, "change the network of", &error))?;
-        self.follow_host().map_err(|error| failed(name, "change the network of", &error))?;
-        let desired = self.desired_now(name, number)?;
+        let desired = self.desired_now(name, number, "change the network of")?;
         let put = match self.tenants.get(name) {
             // What it says of others is among their rules.
             Some(old) if old.is_as(&desired) => self.link_peers(name),
@@ -569,13 +677,29 @@ impl Router {
         let mut reply = NetReply::Unchanged;
         let others = self.tenants.iter().filter(|(_, desired)| desired.peers.contains(name));
         for (other, number) in others.map(|(other, desired)| (other.clone(), desired.number)).collect::<Vec<_>>() {
-            let Ok(Some(desired)) = self.desired(&other, number) else { continue };
+            let desired = match (self.desired(&other, number), self.tenants.get(&other).cloned()) {
+                (Ok(Some(desired)), _) => desired,
+                // What its own file says today cannot be in force, or waits for a restart. What others have taken back ends all the same.
+                (Ok(None) | Err(_), Some(old)) => self.with_consented_links(&other, &old),
+                (Ok(None) | Err(_), None) => continue,
+            };
             if self.tenants.get(&other).is_none_or(|old| !old.is_as(&desired)) {
                 self.change(&other, desired)?;
                 reply = NetReply::Done;
             }
         }
         Ok(reply)
+    }
+
+    /// Ends the links that lead to an earlier tenant of a number. This is looked at for each jail, whatever has failed when the earlier
+    /// one was forgotten.
+    fn end_links_to_earlier(&mut self, name: &TenantName, number: u32) -> Result<(), RouterError> {
+        let stale = self.tenants.iter().filter(|(_, desired)| desired.leads_to_earlier(name, number));
+        for (other, old) in stale.map(|(other, desired)| (other.clone(), desired.clone())).collect::<Vec<_>>() {
+            let desired = self.with_consented_links(&other, &old);
+            self.change(&other, desired)?;
+        }
+        Ok(())
     }
 
     /// Takes the rules of a tenant away. What it has used stays.
@@ -606,6 +730,8 @@ impl Router {
         self.found.forget(name);
         step::reach(Step::ForgetRules)?;
         self.disconnect(name)?;
+        // Its number is the next tenant's.
+        self.link_peers(name)?;
         let Some(number) = number else { return Ok(()) };
         step::reach(Step::ForgetLink)?;
         jail_link::remove(&mut self.route, number)?;
@@ -627,8 +753,13 @@ impl Router {
         if let Some(text) = self.cache_problem() {
             all.push(problem(found::CACHE, text));
         }
+        all.extend(self.stranger_text().map(|text| problem("BW121", text)));
         all.extend(self.found.problems(SystemTime::now()));
         for (name, desired) in &self.tenants {
+            for port in &desired.left_out {
+                let text = format!("the host's port {port} does not lead to \"{name}\": another tenant has it");
+                all.push(NetProblem { finding: "BW121".to_owned(), tenant: Some(name.clone()), text });
+            }
             if let Some(text) = desired.month_text(name) {
                 all.push(NetProblem { finding: "BW127".to_owned(), tenant: Some(name.clone()), text });
             }
@@ -638,6 +769,18 @@ impl Router {
 }
 
 impl Router {
+    /// What is said of jails that the router has links to and knows nothing of: the file with their numbers was lost.
+    fn stranger_text(&mut self) -> Option<String> {
+        let known: BTreeSet<_> = self.tenants.values().map(|desired| desired.number).collect();
+        let linked = jail_link::numbers(&mut self.route).ok()?;
+        let strangers: Vec<_> = linked.difference(&known).map(|number| link_name(*number)).collect();
+        let names = strangers.iter().take(MOST_STRANGERS).map(String::as_str).collect::<Vec<_>>().join(", ");
+        (!strangers.is_empty()).then(|| {
+            let count = strangers.len();
+            format!("{count} jail(s) at {names} are cut off, because nobody knows whose they are; `bailiwick restart` connects a tenant anew")
+        })
+    }
+
     /// Why the cache of names does not answer, if jails ask one. Its link is there as long as it runs.
     fn cache_problem(&mut self) -> Option<String> {
         let runs = matches!(self.route.link(CACHE_LINK), Ok(Some(_)));
@@ -659,7 +802,7 @@ fn is_lost(kind: io::ErrorKind) -> bool {
 /// Whether the router has the addresses of `bailiwick.toml`. One without a link to the host has none yet.
 fn check_side(socket: &mut RouteSocket, pools: Pools) -> Result<(), RouterError> {
     let Some(link) = socket.link(ROUTER_LINK)? else { return Ok(()) };
-    match side_of_router(pools).other_address(&socket.addresses()?, link.index) {
+    match side_of_router(pools).other_address(&socket.addresses_of(link.index)?) {
         Some(there) => Err(OtherAddresses { wanted: wanted_instead(pools, there), there }.into()),
         None => Ok(()),
     }

@@ -141,6 +141,9 @@ pub(crate) fn serve(
             return router.end();
         }
         router.take_records(&mut log);
+        if !ready.connections.is_empty() {
+            router.follow_report(&mut log);
+        }
         for index in ready.connections {
             let connection = &mut connections[index];
             connection.is_over = !connection.advance(&mut router);

@@ -15,7 +15,7 @@ mod rules;
 mod side;
 
 pub(crate) use removal::{is_wanted, run as remove};
-pub(crate) use report::{Report, directory as network_directory, read as read_report};
+pub(crate) use report::{Report, directory as network_directory, identity as report_identity, read as read_report};
 pub(crate) use router_namespace::{USER_INSIDE, open as open_router};
 
 use crate::cache;
@@ -50,6 +50,9 @@ pub(crate) enum UplinkError {
     /// `bailiwick.toml` has errors.
     #[error("{}", bailiwick_policy::lines(.0))]
     Policy(Vec<Diagnostic>),
+    /// The process is not root.
+    #[error("bailiwick-net must be started as root")]
+    NotRoot,
     /// The settings cannot be used.
     #[error(transparent)]
     Settings(#[from] SettingsError),
@@ -93,6 +96,7 @@ impl UplinkError {
     pub(crate) fn status(&self) -> ExitStatus {
         match self {
             Self::Policy(_) | Self::Settings(_) | Self::Machine(_) => ExitStatus::Invalid,
+            Self::NotRoot => ExitStatus::Refused,
             Self::Conflict(_) | Self::OtherAddresses(_) | Self::InUse(_) => ExitStatus::Conflict,
             Self::Netlink(_) | Self::Part { .. } | Self::System { .. } => ExitStatus::Failed,
         }
@@ -111,6 +115,11 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> UplinkError {
     move |source| UplinkError::System { what, source }
 }
 
+/// Refuses whoever is not root, before the first of many calls that the kernel would refuse.
+pub(crate) fn check_root() -> Result<(), UplinkError> {
+    if rustix::process::geteuid().is_root() { Ok(()) } else { Err(UplinkError::NotRoot) }
+}
+
 /// Makes everything, or puts back what is missing; returns what that was. What came of it is also left for `bailiwick-net`.
 pub(crate) fn run(config: &Path) -> Result<Vec<String>, UplinkError> {
     let mut store = Store::new(config);
@@ -122,17 +131,35 @@ pub(crate) fn run(config: &Path) -> Result<Vec<String>, UplinkError> {
 
 fn make_and_report(host: &Host, store: &mut Store) -> Result<Vec<String>, UplinkError> {
     let user = settings::user(host)?;
+    let last = Report::last(host);
     let made = make(host, user);
     // Jails must not reach the host, whatever else is wrong.
     let mut report = Report::new(addresses()?, observed::resolvers(&host.network), made.as_ref().err());
-    let names = store.read().policy.map(|policy| names::of_policy(&policy)).unwrap_or_default();
-    let earlier = Report::last(host).map(|last| last.names).unwrap_or_default();
-    let (found, unknown) = names::look_up(&names, &earlier, user).map_err(system("look up names"))?;
-    report.names = found;
-    report.problems.extend(unknown);
+    let wanted = store.read().policy.map(|policy| names::of_policy(&policy)).unwrap_or_default();
+    report.ports = host.network.ports;
+    // The first run after a boot puts nothing back, and neither does one for other addresses or ports.
+    report.repaired = match (&last, &made) {
+        (Some(last), Ok(Made { done, is_for_other_addresses: false })) if last.ports == report.ports => done.clone(),
+        _ => Vec::new(),
+    };
     report.cache = cache::follow(host, &report.resolvers).map_err(system("set up the cache of names"))?;
-    report.write(host, user).map_err(system("leave word for bailiwick-net"))?;
-    made
+    let (names, asked, told) = last.map(|last| (last.names, last.asked, last.problems)).unwrap_or_default();
+    let known = names::Known::before(&wanted, &names, asked, &told);
+    // Name servers may take their time. Nothing else waits for them.
+    report.with_names(&known).write(host, user).map_err(system("leave word for bailiwick-net"))?;
+    if !wanted.is_empty() {
+        let known = known.look_up(&wanted, report.at, user).map_err(system("look up names"))?;
+        report.with_names(&known).write(host, user).map_err(system("leave word of names"))?;
+    }
+    made.map(|made| made.done)
+}
+
+/// What was made.
+struct Made {
+    /// What was missing, and is there now.
+    done: Vec<String>,
+    /// Whether `bailiwick.toml` gives jails other addresses than before.
+    is_for_other_addresses: bool,
 }
 
 /// All addresses of the host.
@@ -143,7 +170,7 @@ fn addresses() -> Result<Vec<IpAddr>, UplinkError> {
     Ok(addresses)
 }
 
-fn make(host: &Host, user: settings::RouterUser) -> Result<Vec<String>, UplinkError> {
+fn make(host: &Host, user: settings::RouterUser) -> Result<Made, UplinkError> {
     let pools = observed::pools(&host.network)?;
     observed::check_ipv6(pools)?;
     let families = if pools.ipv6().is_some() { Families::Both } else { Families::Ipv4 };
@@ -168,7 +195,9 @@ fn make(host: &Host, user: settings::RouterUser) -> Result<Vec<String>, UplinkEr
         )),
     }
     let mut inside = in_router(&router, RouteSocket::open)??;
-    repaired.extend(remove_other_pair(&mut socket, &mut inside, &router, pools)?);
+    let other = remove_other_pair(&mut socket, &mut inside, &router, pools)?;
+    let is_for_other_addresses = other.is_some();
+    repaired.extend(other);
     let (ours, theirs) = ensure_pair(&mut socket, &mut inside, &router, &mut repaired)?;
 
     for setting in in_router(&router, || forwarding::of_router(families))? {
@@ -187,7 +216,7 @@ fn make(host: &Host, user: settings::RouterUser) -> Result<Vec<String>, UplinkEr
             repaired.push(format!("{} was not {}", setting.path.display(), setting.value));
         }
     }
-    Ok(repaired)
+    Ok(Made { done: repaired, is_for_other_addresses })
 }
 
 /// Removes a pair with the addresses of another prefix, unless a jail has one of those; returns what was removed.
@@ -198,7 +227,7 @@ fn remove_other_pair(
     pools: Pools,
 ) -> Result<Option<String>, UplinkError> {
     let Some(link) = inside.link(network::ROUTER_LINK)? else { return Ok(None) };
-    let other = side::of_router(pools).other_address(&inside.addresses()?, link.index);
+    let other = side::of_router(pools).other_address(&inside.addresses_of(link.index)?);
     let Some(there) = other else { return Ok(None) };
     let wanted = wanted_instead(pools, there);
     match removal::wait_for_no_jail(router) {

@@ -34,12 +34,14 @@ pub(crate) struct Used {
 
 impl Used {
     /// Adds what the kernel has counted since the last time; returns how the count went on.
+    ///
+    /// A month that has begun goes on while a clock that was ahead says the month before. A clock that is further off is believed.
     fn add(&mut self, count: u64, month: u32) -> Counting {
         let (new, counting) = match count.checked_sub(self.counted) {
             Some(new) => (new, Counting::Forward),
             None => (count, Counting::Backward { before: self.counted, now: count }),
         };
-        if self.month != month {
+        if self.month != month && self.month != month + 1 {
             (self.month, self.bytes) = (month, 0);
         }
         self.bytes = self.bytes.saturating_add(new);
@@ -212,6 +214,8 @@ mod tests {
         assert_eq!(usage.add(&alice, 40, 7), Counting::Backward { before: 160, now: 40 });
         assert_eq!(usage.used(&alice), 200, "a new router has counted 40");
         assert_eq!(add(&mut usage, &alice, 45, 8), 5, "a new month");
+        assert_eq!(add(&mut usage, &alice, 50, 7), 10, "the clock was ahead");
+        assert_eq!(add(&mut usage, &alice, 60, 8), 20, "it is a month once");
         assert_eq!(add(&mut usage, &bob, 45, 8), 0, "nobody");
         assert_eq!(usage.tenant(3), Some(&alice));
         usage.note(&bob, 3).expect("writes");

@@ -3,6 +3,7 @@
 pub(crate) mod child_mounts;
 pub(crate) mod child_network;
 pub(crate) mod child_setup;
+pub(crate) mod init_set;
 pub(crate) mod record;
 pub(crate) mod registry;
 pub(crate) mod resize;

@@ -10,7 +10,7 @@
 //! - limits: `limits::quota`, `limits::disk_note`, `limits::watch`, `limits::tenant_groups`, `limits::cgroups`,
 //!   `limits::service_groups`, `limits::lending_groups`, `limits::emergency_group`, `limits::emergency_session`
 //! - identity: `identity::ledger`, `identity::host_user`
-//! - one jail: `jail::step`, `jail::record`, `jail::child_mounts`, `jail::child_network`, `jail::child_setup`, `jail::resize`, `jail::stop`
+//! - one jail: `jail::step`, `jail::record`, `jail::init_set`, `jail::child_mounts`, `jail::child_network`, `jail::child_setup`, `jail::resize`, `jail::stop`
 //! - storage: `runtime`, `storage::grave`, `storage::purge`, `storage::removals`, `storage::seed`,
 //!   `storage::preparing`, `storage::layout`
 //! - what needs the runtime directory: `net_client`

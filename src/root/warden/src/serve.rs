@@ -241,12 +241,12 @@ fn wait(
     renewal: &Renewal,
     period: Duration,
 ) -> io::Result<Ready> {
-    let (inits, watched, slow) = (warden.jails.inits(), warden.watch.fds(), warden.slow_fds());
+    let (watched, slow) = (warden.watch.fds(), warden.slow_fds());
     let flags = if gate.closed.is_some() { PollFlags::empty() } else { PollFlags::IN };
     let mut fds = vec![PollFd::new(&gate.listener, flags)];
     fds.extend(watched.iter().map(|(fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)));
     fds.extend(connections.iter().map(|connection| PollFd::new(&connection.socket, connection.awaited())));
-    fds.extend(inits.iter().map(|(_, pidfd)| PollFd::from_borrowed_fd(*pidfd, PollFlags::IN)));
+    fds.extend(warden.jails.inits().map(|inits| PollFd::from_borrowed_fd(inits, PollFlags::IN)));
     // The loop looks at everything that is in progress, so it need not know which of these woke it.
     fds.extend(slow.iter().map(|(fd, flags)| PollFd::from_borrowed_fd(*fd, *flags)));
     fds.extend(renewal.reports().map(|report| PollFd::from_borrowed_fd(report, PollFlags::IN)));
@@ -260,12 +260,14 @@ fn wait(
     let is_ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
     let (first, rest) = fds.split_first().expect("the listener is always there");
     let (of_watch, rest) = rest.split_at(watched.len());
-    let (from_connections, from_inits) = rest.split_at(connections.len());
-    let ended = inits.iter().zip(from_inits).filter(|(_, fd)| is_ready(fd));
     Ok(Ready {
         new: is_ready(first),
-        connections: (0..).zip(from_connections).filter(|(_, fd)| is_ready(fd)).map(|(index, _)| index).collect(),
-        ended: ended.map(|((tenant, _), _)| tenant.clone()).collect(),
+        connections: (0..)
+            .zip(&rest[..connections.len()])
+            .filter(|(_, fd)| is_ready(fd))
+            .map(|(index, _)| index)
+            .collect(),
+        ended: warden.jails.ended()?,
         watched: of_watch.iter().map(PollFd::revents).collect(),
     })
 }

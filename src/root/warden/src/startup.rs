@@ -144,6 +144,7 @@ impl Warden {
         let places = runtime.lending().and_then(|lent| Ok(Places::new(lent, runtime.mail_rates()?)));
         let places = places.map_err(system("make the directory of lent sockets"))?;
         let etc_view = runtime.etc_view(&host.etc).map_err(system("show jails the host's /etc"))?;
+        let jails = Jails::new().map_err(system("watch the inits of jails"))?;
         let watch = Watch::new();
         // The filter refuses such a socket later.
         let unix_diag = UnixDiag::open().ok();
@@ -160,7 +161,7 @@ impl Warden {
             storage,
             ledger,
             host_users,
-            jails: Jails::default(),
+            jails,
             lending: Lending::new(programs, places),
             preparations: Preparations::default(),
             removals: Removals::default(),

@@ -110,8 +110,12 @@ kinds! {
         "audit again; if init stays silent, restart the tenant: its own root may have stopped or replaced it";
     METADATA_FREE = "BW114" "limits" Notice,
         "nothing bounds it but `cpu` and `inodes`: declare them, or give the tenant a disk of its own";
+    POOL_UNBACKED = "BW140" "limits" Warning,
+        "run `bailiwick setup`, which allocates the pool file and has udev turn discards off; `bailiwick pool show` tells more";
+    POOL_CUT = "BW141" "limits" Critical,
+        "stop the tenants, and restore the pool file from a backup: what was behind its new end is lost";
     INTERFACE_OTHER = "BW120" "network" Warning,
-        "run `bailiwick apply`, or restart the tenant: its interface is made with its jail; find out who has changed it: only root can";
+        "restart the tenant: its interface is made with its jail; find out who has changed it: only root can";
     LINK_OTHER = "BW121" "network" Warning,
         "run `bailiwick apply` if the policy has changed, else restart the tenant, which makes its link anew";
     ROUTER_RULES = "BW122" "network" Critical,
@@ -119,7 +123,7 @@ kinds! {
     ROUTER_ELEMENTS = "BW123" "network" Warning,
         "find out who has changed the sets of the router: only root can; bailiwick-net has put them right";
     UPLINK = "BW124" "network" Warning,
-        "run `bailiwick-net --uplink`, which makes what is missing or says why it cannot; see `systemctl status bailiwick-uplink`";
+        "mend what the evidence names; `bailiwick-net --uplink` makes what is missing or says why it cannot";
     ROUTER_ROUTES = "BW125" "network" Critical,
         "find out who has changed the routes of the router: only root can; `ip route` and `ip rule` in its namespace show them";
     COUNT_BACKWARD = "BW126" "network" Warning,

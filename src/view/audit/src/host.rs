@@ -1,13 +1,13 @@
 //! Reports what the host can enforce, feature by feature, with a remedy for each feature that does not work.
 
 use bailiwick_observe::{
-    HostReadings, Linkage, StorageReadings, Trial, UserReadings, group_exists, group_id, host_readings, mail_domain,
-    sendmail_problem, storage_readings, user_exists, user_readings, user_sources,
+    HostReadings, Linkage, PoolBacking, StorageReadings, Trial, UserReadings, group_exists, group_id, host_readings,
+    mail_domain, sendmail_problem, storage_readings, user_exists, user_readings, user_sources,
 };
 use bailiwick_plan as plan;
 use bailiwick_plan::landlock::lowest_abi;
 use bailiwick_plan::mount::TERMINALS;
-use bailiwick_policy::{Host, HostMail, HostSocket, NotLent};
+use bailiwick_policy::{Host, HostMail, HostSocket, NotLent, Principal};
 use bailiwick_types::{
     Bound, ByteSize, FeatureReport, FeatureState, Hierarchy, HostFacts, HostReport, Limits, Network, Profile,
     QuotaFacts, Resource,
@@ -81,6 +81,33 @@ pub fn doctor(config_dir: &Path) -> HostReport {
         }
     }
     report
+}
+
+/// Reports who may ask for the metrics; `None` when the policy lets nobody. Without the user nothing else is missing.
+fn observers(
+    host: &Host,
+    user_exists: impl Fn(&str) -> bool,
+    group_exists: impl Fn(&str) -> bool,
+) -> Option<FeatureReport> {
+    let is_there = |principal: &&Principal| match principal {
+        Principal::User(name) => user_exists(name),
+        Principal::Group(name) => group_exists(name),
+    };
+    let named = |principal: &Principal| match principal {
+        Principal::User(name) => format!("\"{name}\""),
+        Principal::Group(name) => format!("the group \"{name}\""),
+    };
+    let missing: Vec<String> = host.observers.iter().filter(|principal| !is_there(principal)).map(named).collect();
+    let told = format!("observers are told \"{}\" of tenants", host.metrics.tenants);
+    match (host.observers.is_empty(), missing.is_empty()) {
+        (true, _) => None,
+        (false, true) => Some(works("metrics", told)),
+        (false, false) => Some(limited(
+            "metrics",
+            format!("{} in `observers` of bailiwick.toml does not exist", missing.join(", ")),
+            "create it (systemd-sysusers), or name another: bailiwick-exporter must run as one of them",
+        )),
+    }
 }
 
 fn feature(name: &str, state: FeatureState, evidence: String, remedy: &str) -> FeatureReport {
@@ -488,7 +515,9 @@ fn configured(host: &Host, kernel: &str) -> Vec<FeatureReport> {
             "create it (systemd-sysusers), or name another",
         ),
     ];
+    features.extend(pool(&host.state_dir));
     features.extend(web_group);
+    features.extend(observers(host, user_exists, group_exists));
     if !host.host_sockets.is_empty() {
         let group = group_id(&host.login_group);
         let trial = |socket: &HostSocket| try_socket(host, socket, group);
@@ -543,6 +572,22 @@ fn try_socket(host: &Host, socket: &HostSocket, group: Option<u32>) -> Result<()
         _ => return Ok(()),
     };
     Err(NotLent::Refused { why: why.to_owned(), remedy: remedy.to_owned() })
+}
+
+/// Reports whether the file that the tenants' disk is in is whole. Nothing when the state directory is on no such file.
+fn pool(state_dir: &Path) -> Option<FeatureReport> {
+    let storage = bailiwick_observe::host_facts(state_dir).ok()?.storage;
+    Some(pool_of(&bailiwick_observe::pool_backing(&storage)?))
+}
+
+fn pool_of(pool: &PoolBacking) -> FeatureReport {
+    let problems = pool.problems();
+    if problems.is_empty() {
+        let size = ByteSize(pool.size).rounded();
+        return works("pool", format!("{size} in \"{}\" ({}), allocated, without discard", pool.file, pool.device));
+    }
+    let state = if pool.is_cut() { FeatureState::Missing } else { FeatureState::Limited };
+    feature("pool", state, problems.join("; "), "see `bailiwick pool show` and docs/setup.md")
 }
 
 /// Reports whether the reserve of disk space leaves enough of the file system to tenants, and whether less than the
@@ -678,6 +723,7 @@ mod tests {
             syslog: false,
             reserve: Reserve { memory: ByteSize(0), tasks: 0, disk: ByteSize(0) },
             admins: Vec::new(),
+            observers: Vec::new(),
             user: "root".to_owned(),
             login_group: "bailiwick-tenants".to_owned(),
             replace_silent_init: None,
@@ -686,7 +732,26 @@ mod tests {
             mail: HostMail::default(),
             host_sockets: [].into(),
             network: bailiwick_types::HostNetwork::default(),
+            events: bailiwick_policy::EventsKept::default(),
+            metrics: bailiwick_policy::MetricsSettings::default(),
+            notices: bailiwick_policy::NoticeSettings::default(),
+            default_notices: Vec::new(),
+            contact: bailiwick_types::Contact::default(),
         }
+    }
+
+    #[test]
+    fn observers_that_do_not_exist_are_told_and_nobody_is_nothing() {
+        let mut host = host();
+        let report = |host: &Host| observers(host, |user| user == "prometheus", |_| false);
+        assert!(report(&host).is_none());
+        host.observers = vec![Principal::User("prometheus".to_owned())];
+        let row = report(&host).expect("a row");
+        assert_eq!((row.state, row.evidence.as_str()), (FeatureState::Works, "observers are told \"core\" of tenants"));
+        host.observers.push(Principal::Group("monitoring".to_owned()));
+        let row = report(&host).expect("a row");
+        let golden = "the group \"monitoring\" in `observers` of bailiwick.toml does not exist";
+        assert_eq!((row.state, row.evidence.as_str()), (FeatureState::Limited, golden));
     }
 
     #[test]
@@ -738,6 +803,27 @@ mod tests {
             (51, 100, 99, FeatureState::Missing),
         ] {
             assert_eq!(reserve_of(kept, all, free).state, golden, "{kept} {all} {free}");
+        }
+    }
+
+    #[test]
+    fn a_pool_that_is_not_whole_is_told_with_a_remedy() {
+        let pool = |size, allocated, discards| PoolBacking {
+            file: "/p".to_owned(),
+            device: "loop0".to_owned(),
+            device_size: 4096,
+            size,
+            allocated,
+            discards,
+        };
+        for (pool, state) in [
+            (pool(4096, 4096, false), FeatureState::Works),
+            (pool(4096, 0, false), FeatureState::Limited),
+            (pool(4096, 4096, true), FeatureState::Limited),
+            (pool(512, 512, false), FeatureState::Missing),
+        ] {
+            let row = pool_of(&pool);
+            assert_eq!((row.state, row.remedy.is_empty()), (state, state == FeatureState::Works), "{row:?}");
         }
     }
 
@@ -905,7 +991,7 @@ mod tests {
         assert_eq!((configuration.feature.as_str(), configuration.state), ("configuration", FeatureState::Missing));
         for feature in configured(&host(), "6.18") {
             assert!(
-                ["storage", "image", "reserve", "mail", "ids", "host-users", "daemon-user"]
+                ["storage", "image", "reserve", "pool", "mail", "ids", "host-users", "daemon-user"]
                     .contains(&feature.feature.as_str())
             );
         }

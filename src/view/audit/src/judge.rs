@@ -3,6 +3,7 @@
 use crate::finding::{self, FindingKind, Violation, findings, list};
 use crate::walls::{self, Wall};
 use crate::{ftp, lending, limit, mounts};
+use bailiwick_observe::PoolBacking;
 use bailiwick_plan::lifecycle::{self, Declaration, DesiredJail};
 use bailiwick_plan::mount::{confinement, table};
 use bailiwick_policy::{Host, Tenant};
@@ -171,6 +172,16 @@ pub fn add_frozen(report: &mut TenantReport, connections: &BTreeMap<SocketName, 
     }
 }
 
+/// Adds to the report of a tenant what is wrong with the file that the tenants' disk is in. The finding is the host's.
+pub fn add_pool(report: &mut TenantReport, pool: Option<&PoolBacking>) {
+    let problems = pool.map(PoolBacking::problems).unwrap_or_default();
+    if let (Some(pool), false) = (pool, problems.is_empty()) {
+        let kind = if pool.is_cut() { finding::POOL_CUT } else { finding::POOL_UNBACKED };
+        add(report, kind.violation(list(problems.into_iter())));
+        report.findings.iter_mut().filter(|finding| finding.id == kind.id).for_each(|finding| finding.tenant = None);
+    }
+}
+
 fn add(report: &mut TenantReport, violation: Violation) {
     report.verdict = report.verdict.max(violation.kind.verdict());
     report.findings.extend(findings(&report.name, &[violation]));
@@ -182,7 +193,7 @@ mod tests {
     use crate::network::{NetworkSeen, RouterProblem, add_network};
     use bailiwick_plan::capability::CapabilitySet;
     use bailiwick_plan::control::{Value, controls};
-    use bailiwick_plan::mount::{HOST_ETC, HOST_ETC_LAYER, Mount, Source, TERMINALS};
+    use bailiwick_plan::mount::{HOST_ETC, HOST_ETC_LAYER, JAIL_TMPFS_SIZE, Mount, Source, TERMINALS};
     use bailiwick_policy::{Declared, Login, Reserve, Settings};
     use bailiwick_types::{
         Bound, ByteRate, ByteSize, Count, DiskFact, ForeignSocket, GroupSetting, IdPool, IdRange, LimitFact, LimitKey,
@@ -217,6 +228,7 @@ mod tests {
             syslog: false,
             reserve: Reserve { memory: ByteSize(0), tasks: 0, disk: ByteSize(0) },
             admins: Vec::new(),
+            observers: Vec::new(),
             user: "bailiwick".to_owned(),
             login_group: "bailiwick-tenants".to_owned(),
             replace_silent_init: None,
@@ -225,6 +237,11 @@ mod tests {
             mail: bailiwick_policy::HostMail::default(),
             host_sockets: BTreeMap::new(),
             network: bailiwick_types::HostNetwork::default(),
+            events: bailiwick_policy::EventsKept::default(),
+            metrics: bailiwick_policy::MetricsSettings::default(),
+            notices: bailiwick_policy::NoticeSettings::default(),
+            default_notices: Vec::new(),
+            contact: bailiwick_types::Contact::default(),
         }
     }
 
@@ -244,11 +261,13 @@ mod tests {
                 sleep: None,
                 mail: None,
                 host_sockets: ["mysql".parse().expect("name")].into(),
+                notices: Vec::new(),
                 network: Network::default(),
             },
             login: Login { user: "alice".parse().expect("name"), ssh_keys: Vec::new() },
             timers: Vec::new(),
             ftp: Vec::new(),
+            contact: bailiwick_types::Contact::default(),
             links: Vec::new(),
         }
     }
@@ -287,6 +306,7 @@ mod tests {
     /// The mount that the warden makes from a row of a plan.
     fn mounted(row: &Mount) -> MountFact {
         let (fs_type, root, id_map) = match &row.source {
+            Source::JailTmpfs(name) => ("tmpfs", *name, false),
             Source::Tmpfs { .. } | Source::Mask | Source::Skeleton | Source::Answer(_) => ("tmpfs", "/", false),
             Source::Group(_) => ("cgroup", "/", false),
             Source::Proc | Source::Itself => ("proc", "/", false),
@@ -302,6 +322,7 @@ mod tests {
         let mut options: Vec<String> = row.flags.words().into_iter().map(str::to_owned).collect();
         options.extend(id_map.then(|| "idmapped".to_owned()));
         let super_options = match row.source {
+            Source::JailTmpfs(_) => vec!["rw".to_owned(), format!("size={}k", JAIL_TMPFS_SIZE.0 / 1024)],
             Source::Tmpfs { size, .. } => vec!["rw".to_owned(), format!("size={}k", size.0 / 1024)],
             Source::Devpts => vec!["rw".to_owned(), format!("max={TERMINALS}")],
             Source::HostEtc => vec!["ro".to_owned(), format!("lowerdir={HOST_ETC_LAYER}:hidden")],
@@ -1080,11 +1101,37 @@ mod tests {
     }
 
     #[test]
+    fn a_pool_file_that_is_not_whole_is_told_of_every_tenant() {
+        let pool = |size, allocated| PoolBacking {
+            file: "/var/lib/bailiwick.pool".to_owned(),
+            device: "loop0".to_owned(),
+            device_size: 8192,
+            size,
+            allocated,
+            discards: false,
+        };
+        let tenant = tenant(Profile::Web);
+        let with = |pool: Option<&PoolBacking>| {
+            let mut report = judged(&tenant, &healthy(&tenant));
+            let before = report.verdict;
+            add_pool(&mut report, pool);
+            (ids(&report).iter().any(|id| id.starts_with("BW14")), report.verdict > before, report)
+        };
+        assert!(!with(None).0 && !with(Some(&pool(8192, 8192))).0);
+        let (is_told, _, report) = with(Some(&pool(8192, 4096)));
+        assert!(is_told && evidence(&report, "BW140").is_some_and(|text| text.contains("4096 of the 8192 bytes")));
+        let is_hosts = |finding: &bailiwick_types::Finding| finding.tenant.is_none() == (finding.id == "BW140");
+        assert!(report.findings.iter().all(is_hosts), "{:?}", report.findings);
+        let (is_told, is_worse, report) = with(Some(&pool(4096, 4096)));
+        assert!(is_told && is_worse && evidence(&report, "BW141").is_some_and(|text| text.contains("cut or removed")));
+    }
+
+    #[test]
     fn every_kind_of_finding_has_a_case() {
         let elsewhere = [
             "BW092", "BW093", "BW097", "BW098", "BW100", "BW101", "BW102", "BW105", "BW110", "BW111", "BW114", "BW121",
             "BW122", "BW123", "BW124", "BW125", "BW126", "BW127", "BW128", "BW129", "BW130", "BW132", "BW133", "BW134",
-            "BW135", "BW138",
+            "BW135", "BW138", "BW140", "BW141",
         ];
         for kind in crate::FINDINGS {
             let known = elsewhere.contains(&kind.id) || CASES.iter().any(|(_, _, id, ..)| *id == kind.id);

@@ -5,13 +5,11 @@
 //! of the paths to mask exist in the host's own `/proc` and `/sys`. [`host_report`] and [`doctor`] report what the host
 //! can enforce. Every kind of finding is a row of [`FINDINGS`], described in `docs/findings.md`.
 //!
-//! [`page`] turns a report into a page that a customer can read and print. [`chain`] keeps the results of audits, so
-//! that an auditor can check them a year later.
+//! [`chain`] keeps the results of audits, so that an auditor can check them a year later.
 //!
 //! Danger: evidence quotes names that tenants choose. They are escaped and cut here, and no decision depends on them.
 
 pub mod chain;
-mod chart;
 mod finding;
 mod ftp;
 mod host;
@@ -21,16 +19,14 @@ mod limit;
 mod mounts;
 mod network;
 mod network_trial;
-mod page;
 mod probe;
 mod run;
 mod walls;
 
 pub use finding::{FINDINGS, FindingKind};
 pub use host::{doctor, host_report, host_report_with};
-pub use judge::{ServicesSeen, add_asleep, add_frozen, add_last_good, add_services, add_silence, judge};
+pub use judge::{ServicesSeen, add_asleep, add_frozen, add_last_good, add_pool, add_services, add_silence, judge};
 pub use limit::add_sessions;
 pub use network::{NetworkSeen, RouterProblem, add_network};
-pub use page::page;
 pub use probe::{add_packets, add_probes};
 pub use run::Run;

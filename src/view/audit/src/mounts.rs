@@ -7,7 +7,7 @@
 use crate::finding::{self, FindingKind, Violation, quoted};
 use crate::walls::Wall;
 use bailiwick_plan::kernel;
-use bailiwick_plan::mount::{HOST_ETC_LAYER, Mount, Source};
+use bailiwick_plan::mount::{HOST_ETC_LAYER, JAIL_TMPFS_SIZE, Mount, Source};
 use bailiwick_types::{LimitKey, MAX_MOUNTS, MountFact, ObservedJail, Profile, UNIFIED};
 use std::collections::BTreeSet;
 
@@ -81,7 +81,7 @@ fn difference(row: &Mount, mount: &MountFact) -> Option<(FindingKind, String)> {
     let other = |text: String| Some((finding::MOUNT_OTHER, text));
     let fs_type = mount.fs_type.as_str();
     let want = match row.source {
-        Source::Tmpfs { .. } | Source::Skeleton | Source::Answer(_) => Some("tmpfs"),
+        Source::JailTmpfs(_) | Source::Tmpfs { .. } | Source::Skeleton | Source::Answer(_) => Some("tmpfs"),
         Source::Proc | Source::Itself => Some("proc"),
         Source::Sysfs(_) => Some("sysfs"),
         Source::Group(UNIFIED) => Some("cgroup2"),
@@ -147,7 +147,11 @@ fn difference(row: &Mount, mount: &MountFact) -> Option<(FindingKind, String)> {
 fn unbound(row: &Mount, mount: &MountFact) -> Option<String> {
     /// More inodes than the kernel allows by itself on any machine of less than 2 TiB.
     const MOST_INODES: u64 = 1 << 28;
-    let Source::Tmpfs { size, .. } = row.source else { return None };
+    let size = match row.source {
+        Source::JailTmpfs(_) => JAIL_TMPFS_SIZE,
+        Source::Tmpfs { size, .. } => size,
+        _ => return None,
+    };
     if let Some(inodes) = mount.super_options.iter().rev().find_map(|option| option.strip_prefix("nr_inodes="))
         && inodes.parse().is_ok_and(|inodes: u64| inodes == 0 || inodes > MOST_INODES)
     {

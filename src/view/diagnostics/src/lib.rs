@@ -3,9 +3,9 @@
 //! This is a crate of its own, so that the programs that run as root do not link its dependencies.
 
 use annotate_snippets::{AnnotationKind, Level, Origin, Renderer, Snippet};
-use bailiwick_policy::{Diagnostic, printable};
+use bailiwick_policy::{Diagnostic, Severity, printable};
 
-/// Renders diagnostics as plain text without colours. Each has its message, its place, the line with a mark below it, and its
+/// Renders diagnostics as plain text without colours. Each has its severity, its message, its place, the line with a mark below it, and its
 /// hint.
 ///
 /// ```
@@ -19,7 +19,11 @@ pub fn render(diagnostics: &[Diagnostic]) -> String {
     let mut text = String::new();
     for diagnostic in diagnostics {
         let file = printable(&diagnostic.file);
-        let title = Level::ERROR.primary_title(&diagnostic.message);
+        let level = match diagnostic.severity {
+            Severity::Error => Level::ERROR,
+            Severity::Warning => Level::WARNING,
+        };
+        let title = level.primary_title(&diagnostic.message);
         let mut group = match diagnostic.excerpt() {
             Some((line, mark)) => {
                 let mark = AnnotationKind::Primary.span(mark.clone());

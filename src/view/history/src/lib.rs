@@ -1,5 +1,5 @@
-//! Floor 3: the history of tenants in one SQLite file: a sample for each minute, hours that are rolled up from them, faults and
-//! incidents.
+//! Floor 3: the history of tenants in one SQLite file: a sample for each minute, hours that are rolled up from them, faults,
+//! incidents, and the outbox of events.
 //!
 //! The history has one owner at a time, who calls it from one thread. Retention counts minutes that were measured, because a
 //! clock may jump. `docs/history.md` explains the file.
@@ -7,11 +7,13 @@
 //! Danger: tenants choose the names of processes and files in incidents. They are stored as they are. Whoever records them must
 //! bound them, and whoever shows them must escape them.
 
+mod event;
 mod incident;
 mod query;
 mod record;
 mod schema;
 
+pub use event::{DECLARED, EventPage, EventQuery, EventReader, NewEvent, Told, ToldStates};
 pub use record::Sample;
 
 use rusqlite::Connection;

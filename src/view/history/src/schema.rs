@@ -1,5 +1,6 @@
 //! The tables of the file. Each measure has a column, and in the table of hours a second one for its peak. `counter` has the last
-//! readings of counters that go on while nobody writes the history.
+//! readings of counters that go on while nobody writes the history. `event` is the outbox, `told` what was last told of whom, and
+//! `spool` how far the events of a spool were appended.
 
 use crate::{HistoryError, VERSION, failed};
 use bailiwick_types::Measure;
@@ -40,6 +41,13 @@ pub(crate) fn prepare(connection: &Connection, version: i64) -> Result<(), Histo
              CREATE TABLE IF NOT EXISTS counter (tenant INTEGER, measure TEXT, value INTEGER NOT NULL,
                  PRIMARY KEY (tenant, measure)) WITHOUT ROWID;
              CREATE INDEX IF NOT EXISTS incident_since ON incident (since);
+             CREATE TABLE IF NOT EXISTS event (seq INTEGER PRIMARY KEY AUTOINCREMENT, at INTEGER NOT NULL,
+                 type TEXT NOT NULL, tenant TEXT, actor INTEGER, data TEXT NOT NULL);
+             CREATE INDEX IF NOT EXISTS event_tenant ON event (tenant, type, seq);
+             CREATE INDEX IF NOT EXISTS event_of ON event (tenant, seq);
+             CREATE TABLE IF NOT EXISTS told (tenant TEXT, subject TEXT, state TEXT NOT NULL,
+                 PRIMARY KEY (tenant, subject)) WITHOUT ROWID;
+             CREATE TABLE IF NOT EXISTS spool (id INTEGER PRIMARY KEY, place INTEGER NOT NULL, used INTEGER NOT NULL);
              COMMIT;",
             numbers(""),
             numbers(""),

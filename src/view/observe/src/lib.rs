@@ -13,6 +13,7 @@ mod jail;
 mod limit;
 mod mail;
 pub mod network;
+mod pool;
 mod process_snapshot;
 mod sockets;
 mod storage;
@@ -22,8 +23,9 @@ mod user;
 pub use host::{HostReadings, Linkage, NamespaceReading, host_facts, host_readings, program};
 pub use jail::{Census, InitSubject, Subject, in_force, observe_with};
 pub use mail::{mail_domain, sendmail_problem};
+pub use pool::PoolBacking;
 pub use process_snapshot::process_snapshots;
-pub use storage::{StorageReadings, Trial, disk_fact, space, storage_readings};
+pub use storage::{StorageReadings, Trial, disk_fact, pool_backing, space, storage_readings};
 pub use usage::{Gauge, Meter, Reading};
 pub use user::{
     DirectoryUsers, SubordinateIds, UserReadings, directories, directory_users, group_exists, group_id, user_exists,

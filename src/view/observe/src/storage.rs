@@ -1,12 +1,13 @@
 //! The file system that holds the tenants' storage: its type, its quotas, the devices below it, and whether it can be
 //! id-mapped.
 
-use crate::ObserveError;
+use crate::{ObserveError, PoolBacking};
 use bailiwick_sys::process::{self, Cloned};
 use bailiwick_sys::{block, btrfs, cgroup, file, mount, namespace, proc, socket};
 use bailiwick_types::{BlockDevice, DiskFact, MountFact, QuotaFact, QuotaFacts, StorageFacts, WeightPolicy};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -254,6 +255,28 @@ fn with_user_namespace<T>(rows: &[[u32; 3]], f: impl FnOnce(u32) -> T) -> io::Re
     }
 }
 
+/// The pool file below a state directory; `None` when its first device is no loop device. Works for any user.
+#[must_use]
+pub fn pool_backing(storage: &StorageFacts) -> Option<PoolBacking> {
+    backing_in(Path::new("/sys/block"), &storage.devices.first()?.name)
+}
+
+fn backing_in(root: &Path, device: &str) -> Option<PoolBacking> {
+    let read = |what: &str| std::fs::read_to_string(root.join(device).join(what)).ok();
+    let number = |what: &str| read(what).and_then(|text| text.trim().parse::<u64>().ok());
+    let file = read("loop/backing_file")?.trim_end_matches('\n').to_owned();
+    let metadata = std::fs::metadata(&file).ok();
+    Some(PoolBacking {
+        device: device.to_owned(),
+        // The kernel counts in sectors of 512 bytes, whatever the device has.
+        device_size: number("size").unwrap_or_default().saturating_mul(512),
+        size: metadata.as_ref().map_or(0, std::fs::Metadata::len),
+        allocated: metadata.map_or(0, |metadata| metadata.blocks().saturating_mul(512)),
+        discards: number("queue/discard_max_bytes").is_none_or(|most| most > 0),
+        file,
+    })
+}
+
 /// The space of the file system of a directory, or of its nearest parent that exists, in bytes: all of it, and the free
 /// part.
 ///
@@ -286,6 +309,30 @@ mod tests {
         ];
         assert_eq!(holding(&mounts, Path::new("/var/lib")).map(|mount| mount.fs_type.as_str()), Some("btrfs"));
         assert_eq!(holding(&mounts, Path::new("/vars")).map(|mount| mount.fs_type.as_str()), Some("ext4"));
+    }
+
+    #[test]
+    fn a_pool_file_is_read_by_its_device() {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let make = |path: &str, text: &str| {
+            let path = temp.path().join(path);
+            std::fs::create_dir_all(path.parent().expect("has one")).expect("mkdir");
+            std::fs::write(path, text).expect("writes");
+        };
+        let file = temp.path().join("pool");
+        std::fs::write(&file, [7; 8192]).expect("writes");
+        make("loop3/loop/backing_file", &format!("{}\n", file.display()));
+        make("loop3/size", "16\n");
+        make("loop3/queue/discard_max_bytes", "0\n");
+        make("sda/size", "16\n");
+        assert_eq!(backing_in(temp.path(), "sda"), None);
+        let whole = backing_in(temp.path(), "loop3").expect("a pool");
+        assert_eq!((whole.size, whole.device_size, whole.problems()), (8192, 8192, Vec::new()));
+        std::fs::File::create(&file).and_then(|file| file.set_len(8192)).expect("makes a hole");
+        assert!(backing_in(temp.path(), "loop3").expect("a pool").problems()[0].contains("0 of the 8192"));
+        std::fs::remove_file(&file).expect("removes");
+        make("loop3/queue/discard_max_bytes", "4096\n");
+        assert_eq!(backing_in(temp.path(), "loop3").expect("a pool").problems().len(), 2);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use crate::limit::events;
 use bailiwick_plan::rescue::Room;
 use bailiwick_sys::cgroup::{self, Hierarchies};
 use bailiwick_sys::file;
-use bailiwick_types::{Hierarchy, HostFacts, Kind, LimitKey, Measure, UNIFIED, Usage};
+use bailiwick_types::{Hierarchy, HostFacts, Kind, LimitKey, Measure, MemoryKinds, UNIFIED, Usage};
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -18,6 +18,8 @@ pub struct Reading {
     pub usage: Usage,
     /// How often each limit was hit since the jail was started.
     pub faults: BTreeMap<LimitKey, u64>,
+    /// What its memory is used for.
+    pub memory: Option<MemoryKinds>,
 }
 
 impl Reading {
@@ -92,6 +94,22 @@ const TAKEN_BACK: [(Hierarchy, &str, &[&str]); 2] = [
     (Hierarchy::Unified, "memory.current", &["inactive_file", "active_file", "slab_reclaimable"]),
     (Hierarchy::V1, "memory.usage_in_bytes", &["total_inactive_file", "total_active_file"]),
 ];
+
+/// What the memory of a tenant is used for, from its `memory.stat`. `all` is its use of memory.
+fn memory_kinds(hierarchy: Hierarchy, stat: &str, all: u64) -> Option<MemoryKinds> {
+    let number = |key| cgroup::flat_keyed(stat, key);
+    match hierarchy {
+        Hierarchy::Unified => {
+            let (anon, file) = (number("anon")?, number("file")?);
+            // Linux has `kernel` from 5.18 on.
+            Some(MemoryKinds { anon, kernel: number("kernel")?, file })
+        }
+        Hierarchy::V1 => {
+            let (anon, file) = (number("total_rss")?, number("total_cache")?);
+            Some(MemoryKinds { anon, kernel: all.saturating_sub(anon.saturating_add(file)), file })
+        }
+    }
+}
 
 /// Opens and reads the control groups of tenants.
 #[derive(Debug)]
@@ -242,6 +260,9 @@ impl Meter {
                     let keys = TAKEN_BACK.iter().find(|(of, ..)| *of == file.hierarchy).map(|(.., keys)| *keys);
                     let numbers = keys.unwrap_or_default().iter().filter_map(|key| cgroup::flat_keyed(text, key));
                     taken_back = Some(numbers.sum::<u64>());
+                    // The file with the use of memory comes before this one.
+                    let all = reading.usage.get(Measure::Memory).unwrap_or(0);
+                    reading.memory = memory_kinds(file.hierarchy, text, all);
                 }
             }
         }
@@ -337,10 +358,23 @@ mod tests {
     }
 
     #[test]
+    fn the_kinds_of_memory_are_read_in_both_versions() {
+        let unified = "anon 100\nfile 20\nkernel 3\nkernel_stack 1\nshmem 5\n";
+        let kinds = MemoryKinds { anon: 100, kernel: 3, file: 20 };
+        assert_eq!(memory_kinds(Hierarchy::Unified, unified, 9), Some(kinds));
+        assert_eq!(memory_kinds(Hierarchy::Unified, "anon 100\nfile 20\n", 9), None, "before Linux 5.18");
+        let first = "cache 1\nrss 2\ntotal_cache 20\ntotal_rss 100\n";
+        assert_eq!(memory_kinds(Hierarchy::V1, first, 123), Some(kinds));
+        let kinds = MemoryKinds { kernel: 0, ..kinds };
+        assert_eq!(memory_kinds(Hierarchy::V1, first, 119), Some(kinds), "the files are read one after the other");
+    }
+
+    #[test]
     fn sums_are_differences_and_a_new_jail_counts_from_zero() {
         let reading = |cpu, memory, hits| Reading {
             usage: Usage([(Measure::Cpu, cpu), (Measure::Memory, memory)].into()),
             faults: [(LimitKey::Memory, hits)].into(),
+            memory: None,
         };
         let (first, second) = (reading(100, 7, 2), reading(150, 5, 5));
         assert_eq!(second.since(&first), Usage([(Measure::Cpu, 50), (Measure::Memory, 5)].into()));

@@ -1,9 +1,11 @@
 //! Requests to `bailiwickd`: one connection for each, with progress on standard error while it takes long.
 
+use bailiwick_proto::control::EventsWanted;
 use bailiwick_proto::frame::{MAX_REPLY, MAX_REQUEST};
 use bailiwick_proto::{
     CONTROL_SOCKET, ControlReply, ControlRequest, Failure, FrameError, Incoming, Outgoing, TransportError,
 };
+use bailiwick_sys::stream::{self, Interest};
 use bailiwick_sys::{process, socket};
 use bailiwick_types::ExitStatus;
 use std::io::{self, IsTerminal, Write};
@@ -69,6 +71,9 @@ pub enum AskError {
     /// `bailiwickd` closed the connection.
     #[error("bailiwickd ended the connection without a reply; see its log")]
     Ended,
+    /// It did not answer in the time that the caller has.
+    #[error("bailiwickd has not answered in time; see its log")]
+    Late,
     /// The reply is no message of this protocol.
     #[error("the reply of bailiwickd cannot be understood; are \"bailiwick\" and \"bailiwickd\" of one version?")]
     Reply(#[source] FrameError),
@@ -92,6 +97,7 @@ impl From<TransportError> for AskError {
     fn from(error: TransportError) -> Self {
         match error {
             TransportError::Ended => Self::Ended,
+            TransportError::Late => Self::Late,
             TransportError::Frame(error) => Self::Reply(error),
             TransportError::Descriptors => Self::Unexpected,
             error => Self::Receive(error.into()),
@@ -177,10 +183,33 @@ impl Daemon {
         Ok(self.send(request, &[])?.answer(0)?.reply)
     }
 
+    /// Sends a request as [`Self::ask`] does, and returns `None` when `interrupt` can be read before the reply has begun.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub fn ask_until(
+        &self,
+        request: &ControlRequest,
+        interrupt: BorrowedFd<'_>,
+    ) -> Result<Option<ControlReply>, AskError> {
+        let pending = self.send(request, &[])?;
+        loop {
+            let watched = [(interrupt, Interest::Read), (pending.connection.as_fd(), Interest::Read)];
+            match stream::wait(&watched, None).map_err(AskError::Receive)?.as_slice() {
+                [true, ..] => return Ok(None),
+                [_, true] => return Ok(Some(pending.answer(0)?.reply)),
+                // A signal that is not blocked.
+                _ => {}
+            }
+        }
+    }
+
     /// Connects and sends a request with descriptors beside it.
     pub(crate) fn send(&self, request: &ControlRequest, fds: &[BorrowedFd<'_>]) -> Result<PendingRequest, AskError> {
         let mut outgoing = Outgoing::new(request, MAX_REQUEST, fds.to_vec()).map_err(AskError::Request)?;
         let mut progress = Progress::new(waited_for(request));
+        // This request is one to wait.
+        progress.has_noticed = matches!(request, ControlRequest::Events(EventsWanted { wait: true, .. }));
         let connection = self.connect(&mut progress)?;
         while !outgoing.is_empty() {
             match outgoing.send(&connection) {

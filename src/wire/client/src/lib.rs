@@ -7,6 +7,7 @@ mod daemon;
 #[cfg(any(test, feature = "fake"))]
 mod fake;
 mod link;
+mod pages;
 mod pump;
 mod session;
 

@@ -5,10 +5,11 @@ use crate::init::WindowSize;
 use crate::{Bytes, Failure};
 pub use bailiwick_types::TenantState;
 use bailiwick_types::{
-    AuditReport, Change, Door, ExitStatus, Fault, FrozenBy, FtpUser, HostSocketName, HostUid, IdRange, ImageName,
-    Incident, LentSocket, LimitReport, Mail, Measure, NetworkConnection, NetworkFacts, PasswordHash, PlanName, Point,
-    Profile, ServiceName, ServiceReport, ServiceVerb, SessionId, SessionRecord, SocketName, TenantName, TenantUsage,
-    TimerReport, Usage, Window,
+    AuditReport, Change, Contact, Door, Event, EventType, ExitStatus, Fault, FrozenBy, FtpUser, HostSocketName,
+    HostUid, IdRange, ImageName, Incident, LentSocket, LimitReport, Mail, Measure, MetricsDetail, MetricsPage, Moment,
+    NetworkConnection, NetworkFacts, Notice, NoticesPage, PasswordHash, PlanName, Point, Profile, ServiceName,
+    ServiceReport, ServiceVerb, SessionId, SessionRecord, SocketName, TenantName, TenantUsage, TimerReport, Usage,
+    Window,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -97,12 +98,29 @@ pub enum ControlRequest {
         /// The number of the incident.
         id: u64,
     },
+    /// Read events, the oldest first. A tenant's user reads those of its tenant that are for tenants.
+    Events(EventsWanted),
     /// Count how often tenants would have hit other limits.
     Simulate {
         /// The window of time.
         window: Window,
         /// The limits of each tenant, in the unit of the measure; for a sum, in that unit per second.
         bounds: BTreeMap<TenantName, Usage>,
+    },
+    /// Get the cumulative readings of the host and of tenants, for a program that collects them.
+    Metrics {
+        /// How much to tell of tenants. Observers get no more than the policy says; with `None` everybody gets that.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        detail: Option<MetricsDetail>,
+        /// The tenant after which to begin, which ended the page before; `None` for the first page.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        after: Option<TenantName>,
+    },
+    /// Get what notices are delivered by: the settings of the host, and of each tenant with what it inherits.
+    Notices {
+        /// The tenant after which to begin, which ended the page before; `None` for the first page.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        after: Option<TenantName>,
     },
     /// Check that no user of the host has the name of a new tenant. Sent before the tenant's file is written.
     CheckName {
@@ -185,6 +203,8 @@ pub enum ControlRequest {
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         connections: bool,
     },
+    /// Run the checks of a login or of a write, in their order, without doing either.
+    Why(WhyQuestion),
     /// End these sessions, and all sessions of these tenants. At least one of the lists is not empty.
     EndSessions {
         /// The sessions.
@@ -195,6 +215,71 @@ pub enum ControlRequest {
         reason: Option<String>,
     },
 }
+
+/// What `why` asks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WhyQuestion {
+    /// The tenant.
+    pub tenant: TenantName,
+    /// The login or the write.
+    pub what: WhyWhat,
+}
+
+/// What would be tried.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum WhyWhat {
+    /// An entry through a door.
+    Login {
+        /// The door.
+        door: Door,
+        /// The user inside, or the login for FTP; `None` for the usual one.
+        user: Option<String>,
+        /// The address of the client.
+        source: Option<String>,
+    },
+    /// A write inside the jail.
+    Write {
+        /// The file or directory, an absolute path inside; the tenant's storage when `None`.
+        path: Option<String>,
+        /// How much more would be written.
+        bytes: u64,
+    },
+}
+
+/// One check of a login or a write, and what came of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WhyCheck {
+    /// The name of the check.
+    pub check: String,
+    /// What was found.
+    pub found: String,
+    /// The refusal that whoever tries it gets; `None` when the check passes.
+    pub refusal: Option<Failure>,
+}
+
+/// Which events a reader wants.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EventsWanted {
+    /// Only events with a larger number.
+    pub after: u64,
+    /// Only events since this moment.
+    pub since: Moment,
+    /// Only events of these tenants; with an empty list those of all, and those of the host.
+    pub tenants: Vec<TenantName>,
+    /// Only events of these types; all when empty.
+    pub types: Vec<EventType>,
+    /// The most events, at most [`MOST_EVENTS`]. With 0 the reply has only numbers.
+    pub most: u32,
+    /// Whether to wait for events when there are none.
+    pub wait: bool,
+}
+
+/// The most events in one reply. A reply that would be large has fewer.
+pub const MOST_EVENTS: u32 = 1000;
 
 /// How an audit finds out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -301,6 +386,20 @@ pub enum ControlReply {
     Faults(Vec<Fault>),
     /// To `Incidents`, the newest first, at most [`MOST_ROWS`], and to `Incident`.
     Incidents(Vec<Incident>),
+    /// To `Events`.
+    Events {
+        /// The events, the oldest first. A type of a later version is left out.
+        #[serde(deserialize_with = "bailiwick_types::known_items")]
+        events: Vec<Event>,
+        /// Where to go on: what to ask for as `after`.
+        next: u64,
+        /// The largest number of all events.
+        last: u64,
+    },
+    /// To `Metrics`.
+    Metrics(Box<MetricsPage>),
+    /// To `Notices`.
+    Notices(Box<NoticesPage>),
     /// To `Simulate`.
     Simulated(Vec<SimulatedLimit>),
     /// To `Exec` and `Login`, with the session's channel beside it. After it, and after `Resume`, only `End` follows.
@@ -331,6 +430,8 @@ pub enum ControlReply {
     Connections(BTreeMap<TenantName, BTreeMap<SocketName, u64>>),
     /// To `Network`.
     Network(Box<TenantNetwork>),
+    /// To `Why`: the checks in their order.
+    Why(Vec<WhyCheck>),
     /// To `EndSessions`.
     EndedSessions {
         /// The sessions that have ended.
@@ -487,6 +588,12 @@ pub struct TenantDetail {
     /// The mail that it may send; `None` for none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mail: Option<Mail>,
+    /// Where notices to it go.
+    #[serde(default, skip_serializing_if = "Contact::is_empty")]
+    pub contact: Contact,
+    /// The rules of notices about it: its own, its plan's and the host's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "bailiwick_types::known_items")]
+    pub notices: Vec<Notice>,
 }
 
 /// The memory of a tenant, in bytes. The sum of both counts against its limit.
@@ -576,5 +683,23 @@ pub fn overall(outcomes: &[TenantOutcome]) -> ExitStatus {
             if rest.iter().all(|failure| failure.status == first.status) { first.status } else { ExitStatus::Failed }
         }
         _ => ExitStatus::Partly,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_of_an_earlier_version_are_read() {
+        let text = r#"{"metrics":{"host":{"version":"1"},"tenants":[{"tenant":"alice","usage":{"cpu":5},"more":{}}]}}"#;
+        let ControlReply::Metrics(page) = serde_json::from_str(text).expect("reads") else { panic!("another reply") };
+        assert_eq!(page.host.expect("a host").detail, MetricsDetail::Core);
+        assert!(page.tenants[0].more.is_some() && page.next.is_none());
+        for detail in MetricsDetail::ALL {
+            assert_eq!(serde_json::to_string(&detail).expect("JSON"), format!("\"{detail}\""));
+        }
+        let request = ControlRequest::Metrics { detail: None, after: None };
+        assert_eq!(serde_json::to_string(&request).expect("JSON"), r#"{"metrics":{}}"#);
     }
 }

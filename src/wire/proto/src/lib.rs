@@ -13,6 +13,7 @@ mod done;
 pub mod frame;
 pub mod init;
 pub mod net;
+pub mod notify;
 pub mod refusal;
 pub mod refused_request;
 pub mod time_limits;
@@ -24,7 +25,10 @@ pub use bytes::Bytes;
 pub use control::{ControlReply, ControlRequest};
 pub use frame::{Decoder, FrameError, decode, encode};
 pub use init::{InitReply, InitRequest, SessionEvent, SessionSignal};
-pub use net::{NET_CACHE, NET_DIR, NET_ERROR, NET_ROOT_SOCKET, NET_SOCKET, NET_WANTED, NetReply, NetRequest};
+pub use net::{
+    NET_CACHE, NET_DIR, NET_ERROR, NET_REPORT, NET_ROOT_SOCKET, NET_SOCKET, NET_WANTED, NetReply, NetRequest,
+};
+pub use notify::{HOOKS_SOCKET, NOTIFY_DIR, NOTIFY_SOCKET, NotifyReply, NotifyRequest};
 pub use refusal::Refusal;
 pub use refused_request::RefusedRequest;
 pub use transport::{Incoming, Outgoing, TransportError};

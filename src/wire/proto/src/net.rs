@@ -15,10 +15,13 @@ use std::collections::BTreeMap;
 pub const NET_SOCKET: &str = "network/net.sock";
 /// Its socket for all requests, which only root can connect to.
 pub const NET_ROOT_SOCKET: &str = "network/root.sock";
-/// The file that `bailiwickd` writes when somebody needs a network and nobody serves, below the runtime directory. It has no content.
+/// The file that `bailiwickd` writes when somebody needs a network and nobody serves, or when the link to the host is to follow changed
+/// settings at once, below the runtime directory. It has no content.
 pub const NET_WANTED: &str = "control/network.wanted";
 /// The file in which `bailiwick-net --uplink` says why it could not make the link, below the runtime directory. Everybody may read it.
 pub const NET_ERROR: &str = "network/error";
+/// What came of the last `bailiwick-net --uplink`, below the runtime directory. Only `bailiwick-net` reads it.
+pub const NET_REPORT: &str = "network/uplink.json";
 /// The directory of these sockets, below the runtime directory.
 pub const NET_DIR: &str = "network";
 /// The file in that directory that `bailiwick-net --uplink` leaves for the cache of names. The cache runs while it is there.

@@ -68,6 +68,12 @@ pub enum Refusal {
     /// Only a tenant's host user may send this request.
     #[error("only a tenant's own host user logs in; `bailiwick exec` and `bailiwick shell` are for operators")]
     OnlyHostUsers,
+    /// One of the `observers` has asked for something else than the metrics.
+    #[error("one of the `observers` in bailiwick.toml may ask for the metrics only; operators are among `admins`")]
+    OnlyMetrics,
+    /// The user of `bailiwick-notify` has asked for something else than it needs.
+    #[error("the user of `notices` in bailiwick.toml may ask for events, the metrics and whom notices go to only")]
+    OnlyNotices,
     /// A user of a tenant has asked for something of another tenant, or of the host.
     #[error("a user of the tenant \"{tenant}\" may log in, and ask for its usage, history, faults and incidents only")]
     NotOwn {

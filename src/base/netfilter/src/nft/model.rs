@@ -449,6 +449,8 @@ pub enum Value<'a> {
     Nfproto(Family),
     /// A mark, or the class of a queue.
     Mark(u32),
+    /// Flags of TCP.
+    Flags(u8),
 }
 
 impl Value<'_> {
@@ -462,7 +464,7 @@ impl Value<'_> {
                 bytes
             }
             Self::Ip(address) => octets(address),
-            Self::Protocol(number) => vec![number],
+            Self::Protocol(number) | Self::Flags(number) => vec![number],
             Self::Service(port) => port.to_be_bytes().to_vec(),
             Self::Nfproto(family) => vec![family.number()],
             Self::Mark(mark) => mark.to_ne_bytes().to_vec(),

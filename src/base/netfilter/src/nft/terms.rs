@@ -38,6 +38,10 @@ pub mod status {
     pub const DESTINATION_NAT: u32 = 0x20;
 }
 
+/// Flags of TCP (RFC 9293, 3.1).
+const SYN: u8 = 0x02;
+const ACK: u8 = 0x10;
+
 /// What is loaded: one value, or several that are compared or looked up as one key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use]
@@ -88,6 +92,11 @@ pub fn l4proto() -> Load {
 /// The mark.
 pub fn mark() -> Load {
     load(Source::Meta(MetaKey::Mark), 4)
+}
+
+/// The class of the queue that the packet is sent by.
+pub fn priority() -> Load {
+    load(Source::Meta(MetaKey::Priority), 4)
 }
 
 /// The source of an IPv4 packet.
@@ -202,6 +211,12 @@ pub fn is_ipv6() -> Term {
 #[must_use]
 pub fn protocol(number: u8) -> Term {
     l4proto().eq(Value::Protocol(number))
+}
+
+/// Whether a packet of TCP opens a connection: SYN is set and ACK is not (RFC 9293, 3.5). Only after [`protocol`].
+#[must_use]
+pub fn tcp_opens() -> Term {
+    load(Source::Payload(Header::Transport, 13), 1).and(Value::Flags(SYN | ACK)).eq(Value::Flags(SYN))
 }
 
 /// Whether the packet goes in a direction of its connection.

@@ -89,6 +89,26 @@ impl RouteSocket {
             Ok(())
         })
     }
+
+    /// Returns the addresses of one link. The kernel looks at no other link, so this costs as much beside a thousand of them.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with `ENODEV` when there is no such link; [`Error::Busy`].
+    pub fn addresses_of(&mut self, link: u32) -> Result<Vec<Address>, Error> {
+        let mut found = Vec::new();
+        for family in [Family::V4, Family::V6] {
+            let mut header = [family.number(), 0, 0, 0, 0, 0, 0, 0];
+            header[4..].copy_from_slice(&index_bytes(link));
+            let what = format_args!("list addresses of {family} of link {link}");
+            found.extend(self.socket.dump(&what, &mut request(GET, 0, &header), Vec::new, |all, message| {
+                let address = (message.kind == NEW).then(|| parse(message.body)).flatten();
+                // A kernel without IPv6 lists both families for either.
+                all.extend(address.filter(|one| one.link == link && Family::of(one.address) == family));
+                Ok(())
+            })?);
+        }
+        Ok(found)
+    }
 }
 
 fn parse(body: &[u8]) -> Option<Address> {

@@ -1,6 +1,7 @@
 //! Links (`rtnetlink(7)`, `linux/if_link.h`, `linux/veth.h`).
 
-use super::{RouteSocket, index_bytes, request};
+use super::table::route_request;
+use super::{Route, RouteSocket, index_bytes, request};
 use crate::message::{CREATE, EXCLUSIVE, Received, Writer, attributes, find, find_text, number32};
 use crate::socket::Error;
 use std::fmt;
@@ -179,6 +180,15 @@ fn header(index: u32, flags: u32, change: u32) -> [u8; HEADER] {
     header
 }
 
+/// A request to start or stop a link, and what it does.
+fn state_request(index: u32, state: State) -> (String, Writer) {
+    let (flags, word) = match state {
+        State::Up => (UP, "up"),
+        State::Down => (0, "down"),
+    };
+    (format!("set link {index} {word}"), request(SET, 0, &header(index, flags, UP)))
+}
+
 fn write_end(writer: &mut Writer, end: &LinkEnd) {
     writer.put_text(NAME, &end.name);
     writer.put(ADDRESS, &end.mac.0);
@@ -236,11 +246,22 @@ impl RouteSocket {
     /// # Errors
     /// [`Error::Refused`] with `ENODEV` when there is no such link.
     pub fn set_link_state(&mut self, index: u32, state: State) -> Result<(), Error> {
-        let (flags, word) = match state {
-            State::Up => (UP, "up"),
-            State::Down => (0, "down"),
-        };
-        self.socket.tell(&format_args!("set link {index} {word}"), &mut request(SET, 0, &header(index, flags, UP)))
+        let (what, mut writer) = state_request(index, state);
+        self.socket.tell(&what, &mut writer)
+    }
+
+    /// Starts a link and adds routes over it, which the kernel refuses while the link is down. All of it is sent at once: soon after
+    /// the start of a veth the kernel holds its lock of all links for a time that grows with the routes of the peer's namespace, and
+    /// whatever needs that lock then has to wait.
+    ///
+    /// # Errors
+    /// As for [`Self::set_link_state`] and [`Self::add_route`]. What was not refused is done.
+    pub fn start_with_routes(&mut self, index: u32, routes: &[Route]) -> Result<(), Error> {
+        let mut requests = vec![state_request(index, State::Up)];
+        for route in routes {
+            requests.push((format!("add {route}"), route_request(route)?));
+        }
+        self.socket.tell_all(requests)
     }
 
     /// Sets the address of a link on its wire.

@@ -225,6 +225,11 @@ fn write(kind: u16, flags: u16, route: &Route) -> Result<Writer, Error> {
     Ok(writer)
 }
 
+/// A request to add a route.
+pub(super) fn route_request(route: &Route) -> Result<Writer, Error> {
+    write(NEW, CREATE | EXCLUSIVE, route)
+}
+
 impl RouteSocket {
     /// Adds a route.
     ///
@@ -232,7 +237,7 @@ impl RouteSocket {
     /// [`Error::Refused`] with `EEXIST` when there is one for its prefix, table and priority; [`Error::Invalid`] when `via` or
     /// `source` is of the other family.
     pub fn add_route(&mut self, route: &Route) -> Result<(), Error> {
-        self.socket.tell(&format_args!("add {route}"), &mut write(NEW, CREATE | EXCLUSIVE, route)?)
+        self.socket.tell(&format_args!("add {route}"), &mut route_request(route)?)
     }
 
     /// Adds a route instead of the one for its prefix, table and priority, if there is one.

@@ -86,6 +86,19 @@ fn addresses_and_neighbours_are_read_back() {
             all.filter(|one| one.link == link && one.prefix_len != 64).collect::<Vec<_>>()
         };
         assert_eq!(of_link(&mut socket), mine);
+        let own = |socket: &mut RouteSocket| {
+            let all = socket.addresses_of(link).expect("lists").into_iter();
+            all.filter(|one| one.prefix_len != 64).collect::<Vec<_>>()
+        };
+        assert_eq!(own(&mut socket), mine);
+        let loopback = index("lo");
+        socket.set_link_state(loopback, State::Up).expect("starts");
+        let of_loopback = socket.addresses_of(loopback).expect("lists");
+        assert_eq!(
+            of_loopback.iter().map(|one| one.address).collect::<Vec<_>>(),
+            [address("127.0.0.1"), address("::1")]
+        );
+        assert_eq!(socket.addresses_of(link + 100).expect_err("no link").errno(), Some(libc::ENODEV));
         socket.delete_address(&mine[0]).expect("deletes");
         assert_eq!(of_link(&mut socket), mine[1..]);
 
@@ -149,6 +162,50 @@ fn routes_are_read_back() {
         assert!(error.to_string().ends_with("fe80::1 is no address of IPv4"), "{error}");
         let error = socket.add_route(&Route { on_link: false, ..route.via(address("10.9.9.9")) }).expect_err("no");
         assert!(error.to_string().ends_with("(os error 101): Nexthop has invalid gateway"), "{error}");
+    });
+}
+
+#[test]
+fn a_link_is_started_with_its_routes_in_one_request() {
+    in_namespace(|| {
+        let (mut socket, link, _other) = with_link();
+        let gateway = Neighbour::permanent(link, address("169.254.1.1"), Mac([2, 0, 0, 0, 0, 9]));
+        let planned = [
+            Route::over(prefix("0.0.0.0/0"), link).via(gateway.address),
+            Route::over(prefix("::/0"), link).via(address("fe80::1")),
+        ];
+        let added = |socket: &mut RouteSocket| {
+            let list = |family| socket.routes(family, Some(Route::MAIN)).expect("lists");
+            let all = [Family::V4, Family::V6].map(list).concat().into_iter();
+            all.filter(|route| route.destination.len == 0 && route.protocol == 4).collect::<Vec<_>>()
+        };
+        socket.set_link_state(link, State::Down).expect("stops");
+        assert_eq!(socket.add_route(&planned[0]).expect_err("down").errno(), Some(libc::ENETDOWN));
+        socket.add_address(&Address::new(link, address("100.64.0.9"), 32)).expect("adds");
+        socket.add_address(&Address::new(link, address("fd00::9"), 128)).expect("adds");
+        socket.add_neighbour(&gateway).expect("adds");
+        assert_eq!(added(&mut socket), []);
+        socket.start_with_routes(link, &planned).expect("starts");
+        assert!(socket.link("bw9").expect("asks").expect("is there").is_up());
+        assert_eq!(added(&mut socket), planned);
+        let neighbours = socket.neighbours().expect("lists");
+        assert!(neighbours.contains(&gateway), "it outlives the start: {neighbours:?}");
+
+        // What is refused is told by name, and the rest is done.
+        socket.delete_route(&planned[1]).expect("deletes");
+        let error = socket.start_with_routes(link, &planned).expect_err("one is there");
+        assert_eq!(error.errno(), Some(libc::EEXIST));
+        assert_eq!(
+            error.to_string(),
+            format!("cannot add route 0.0.0.0/0 via 169.254.1.1 dev {link}: File exists (os error 17)")
+        );
+        assert_eq!(added(&mut socket), planned);
+        let error = socket.start_with_routes(link + 100, &planned).expect_err("no link");
+        assert_eq!(error.errno(), Some(libc::ENODEV));
+        assert!(error.to_string().ends_with("(and 2 more)"), "{error}");
+        // Nothing of that is left for the next answer.
+        assert!(socket.link("bw9").expect("asks").is_some());
+        socket.start_with_routes(link, &[]).expect("it is started already");
     });
 }
 

@@ -32,7 +32,13 @@ impl Reconciler {
         progress: mpsc::Sender<(u64, u64)>,
     ) -> Result<Vec<TenantOutcome>, Failure> {
         self.tenants.policy.reload().ok();
-        info!(target: "bailiwick::event", event = "apply", uid = permission.uid, "user {} applies the policy", permission.uid);
+        let uid = permission.uid;
+        if names.is_empty() {
+            info!(target: "bailiwick::event", event = "apply", uid, "user {uid} applies the policy");
+        }
+        for name in names {
+            info!(target: "bailiwick::event", tenant = %name, event = "apply", uid, "user {uid} applies the policy of {name}");
+        }
         let _one = self.changing.lock().await;
         let roster = self.tenants.warden.roster().await?;
         // Nothing is known of these tenants, which their outcome reports. They do not stop the others.
@@ -46,6 +52,9 @@ impl Reconciler {
             if left.is_empty() && !names.is_empty() { Vec::new() } else { self.tenants.meant(&left, &roster)? };
         if meant.iter().any(|(name, _)| self.has_network(name)) {
             self.network.wait().await;
+        }
+        if self.tenants.policy.loaded().policy.gives_networks() {
+            self.network.follow(&self.tenants.policy.host().network).await;
         }
         let (host, facts) = (self.tenants.policy.host(), self.tenants.warden.fresh_facts().await?);
         // End sessions first, while clients can still leave in good order and learn the reason.

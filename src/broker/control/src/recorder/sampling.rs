@@ -26,6 +26,14 @@ fn unmeasured() -> Sample {
     Sample { seconds: PERIOD.as_secs(), usage: Usage::default(), counters: Usage::default() }
 }
 
+/// Logs the end of incidents.
+fn tell_of_the_end(over: &[Incident]) {
+    for Incident { id, tenant, kind, from, until, faults, .. } in over {
+        let seconds = until.0.saturating_sub(from.0);
+        info!(target: "bailiwick::event", tenant = %tenant, event = "incident-over", limit = kind, incident = id, faults, seconds, "the incident {kind} of {tenant} is over");
+    }
+}
+
 impl RecorderState {
     pub(super) fn snapshot(&mut self, tenant: &TenantName, at: Moment) -> Snapshot {
         // Just after a sample the time since it is too short, so the sample itself is used.
@@ -109,6 +117,7 @@ impl RecorderState {
             return;
         }
         if let Ok(WardenReply::Disks(disks)) = self.ask(&WardenRequest::Disks) {
+            self.metering.reserve_reached = Some(disks.values().any(|disk| disk.held_back));
             self.disks = disks;
         }
         let sessions = self.sources.sessions.now();
@@ -136,6 +145,7 @@ impl RecorderState {
                 throttled.push(tenant.clone());
             }
             live.sampled = (Instant::now(), reading.clone());
+            live.metered = reading.clone();
             live.seen = reading;
             samples.insert(tenant.clone(), Sample { seconds, usage, counters: Usage::default() });
         }
@@ -161,12 +171,15 @@ impl RecorderState {
             self.incident(&tenant, IncidentKind::Limit(LimitKey::Cpu), 1);
         }
         self.full_disks();
+        self.metering.measured = Some(Instant::now());
+        self.traffic.month_is(month_begin(now()));
         let refused = self.traffic.newly_refused(|tenant| self.live.contains_key(tenant));
         match refused {
             Ok(refused) => refused.iter().for_each(|(tenant, refused)| self.refused_packets(tenant, refused)),
             Err(failure) => self.complain_of_traffic(&format!("refused packets are not counted: {failure}")),
         }
         self.tell_of_months();
+        self.tell_of_limits(&samples);
         self.store(samples);
     }
 
@@ -203,7 +216,7 @@ impl RecorderState {
     }
 
     /// Reads the counters of traffic. Tenants that nobody knows are ignored.
-    fn read_traffic(&mut self) {
+    pub(super) fn read_traffic(&mut self) {
         if let Err(failure) = self.traffic.read() {
             self.complain_of_traffic(&format!("what tenants send and receive is not measured: {failure}"));
         }
@@ -243,13 +256,20 @@ impl RecorderState {
         let word = |Pending { at, tenant, kind, count }| Fault { at, tenant, limit: kind.to_string(), count };
         let faults: Vec<Fault> = pending.map(word).collect();
         let at = now();
+        let kept = self.sources.policy.host().events;
         let Ok(history) = &mut self.history else { return };
         let written = history.write(at, &samples, &faults).and_then(|()| history.maintain());
-        let stored = self.incidents.settle(at).into_iter().filter(|incident| incident.id != 0);
+        let written = written.and_then(|()| events::shorten(history, kept, at));
+        let (over, changed) = self.incidents.settle(at);
+        tell_of_the_end(&over);
+        let stored = changed.into_iter().filter(|incident| incident.id != 0);
         let updated =
             stored.map(|incident| history.update_incident(incident)).collect::<Result<Vec<()>, _>>().map(drop);
         let outcome = written.and(updated).map_err(|error| Failure::new(ExitStatus::Failed, &error).message);
         *lock(&self.problem) = outcome.as_ref().err().cloned();
+        if outcome.is_ok() {
+            self.metering.history_written = Some(at);
+        }
         if let Err(error) = outcome {
             let due = self.complained.is_none_or(|last| last.elapsed() >= COMPLAINT_TIME);
             if due {

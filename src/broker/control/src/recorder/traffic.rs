@@ -6,7 +6,7 @@
 use crate::net_client::{NetError, NetLink};
 use bailiwick_observe::Reading;
 use bailiwick_proto::Failure;
-use bailiwick_types::{RefusedPacket, TenantName, Usage};
+use bailiwick_types::{Moment, MonthUse, NetworkFacts, NetworkTraffic, RefusedPacket, TenantName, Usage};
 use std::collections::BTreeMap;
 
 /// Refused packets of one tenant by reason.
@@ -18,10 +18,14 @@ pub(super) struct TrafficMeter {
     link: NetLink,
     /// The last reading of each tenant's counters. Empty when the last question had no answer.
     counters: BTreeMap<TenantName, Usage>,
+    /// The same reading, by version of IP.
+    families: BTreeMap<TenantName, NetworkTraffic>,
     /// The refused packets of each tenant at the last reading; `None` before the first.
     refused: Option<BTreeMap<TenantName, Refused>>,
     /// The shares of the volume of the month that each tenant of the last answer has reached.
     shares: BTreeMap<TenantName, Vec<u8>>,
+    /// When this month began, and what was last told of the use of tenants' volumes in it.
+    months: (Moment, BTreeMap<TenantName, MonthUse>),
     /// Whether the last question was answered. Without it the next minute's sample asks again, and nobody before it.
     answers: bool,
 }
@@ -29,7 +33,15 @@ pub(super) struct TrafficMeter {
 impl TrafficMeter {
     /// A meter that asks over this link. It asks nothing yet.
     pub(super) fn new(link: NetLink) -> Self {
-        Self { link, counters: BTreeMap::new(), refused: None, shares: BTreeMap::new(), answers: false }
+        Self {
+            link,
+            counters: BTreeMap::new(),
+            families: BTreeMap::new(),
+            refused: None,
+            shares: BTreeMap::new(),
+            months: (Moment(0), BTreeMap::new()),
+            answers: false,
+        }
     }
 
     /// Whether the last question was answered.
@@ -43,10 +55,12 @@ impl TrafficMeter {
     /// Why there is no answer. On a host without a socket of `bailiwick-net` that is no error.
     pub(super) fn read(&mut self) -> Result<(), Failure> {
         self.counters.clear();
+        self.families.clear();
         self.answers = false;
         match self.link.traffic() {
             Ok(all) => {
-                self.counters.extend(all.into_iter().map(|(tenant, traffic)| (tenant, Usage::of_traffic(traffic))));
+                self.counters.extend(all.iter().map(|(tenant, traffic)| (tenant.clone(), Usage::of_traffic(*traffic))));
+                self.families = all;
                 self.answers = true;
                 Ok(())
             }
@@ -58,6 +72,25 @@ impl TrafficMeter {
     /// Forgets the last readings of tenants that nobody knows.
     pub(super) fn retain(&mut self, is_known: impl Fn(&TenantName) -> bool) {
         self.counters.retain(|tenant, _| is_known(tenant));
+        self.families.retain(|tenant, _| is_known(tenant));
+    }
+
+    /// Forgets what was used in an earlier month.
+    pub(super) fn month_is(&mut self, begin: Moment) {
+        if self.months.0 != begin {
+            self.months = (begin, BTreeMap::new());
+        }
+    }
+
+    /// What a tenant has sent and received, by version of IP.
+    pub(super) fn families(&self, tenant: &TenantName) -> Option<NetworkTraffic> {
+        self.families.get(tenant).copied()
+    }
+
+    /// The packets that were refused to a tenant, and the use of its volume of the month, as was last told.
+    pub(super) fn told(&self, tenant: &TenantName) -> (Refused, Option<MonthUse>) {
+        let refused = self.refused.as_ref().and_then(|refused| refused.get(tenant)).cloned();
+        (refused.unwrap_or_default(), self.months.1.get(tenant).copied())
     }
 
     /// The last reading of each tenant's counters.
@@ -87,9 +120,15 @@ impl TrafficMeter {
         let meant: Vec<TenantName> = self.counters.keys().filter(is_meant).cloned().collect();
         let all = self.link.observe(&meant)?;
         self.shares.extend(all.iter().map(|facts| (facts.tenant.clone(), facts.shares_reached())));
+        let month = |facts: &NetworkFacts| {
+            let volume = facts.volume().map(|volume| volume.bytes.0);
+            (facts.tenant.clone(), MonthUse { used: facts.month, volume })
+        };
+        self.months.1.extend(all.iter().map(month));
         let is_first = self.refused.is_none();
         let last = self.refused.get_or_insert_default();
         last.retain(|tenant, _| self.counters.contains_key(tenant));
+        self.months.1.retain(|tenant, _| self.counters.contains_key(tenant));
         let mut found: BTreeMap<TenantName, Refused> =
             all.into_iter().map(|facts| (facts.tenant, facts.refused)).collect();
         for tenant in meant {
@@ -136,7 +175,7 @@ mod tests {
     use super::*;
     use crate::fake::{self, NetAnswer};
     use bailiwick_proto::{NetReply, NetRequest};
-    use bailiwick_types::{Measure, NetworkFacts, NetworkTraffic, Traffic, Volume};
+    use bailiwick_types::{Measure, Traffic, Volume};
     use std::sync::{Arc, Mutex};
 
     fn name(text: &str) -> TenantName {

@@ -15,12 +15,12 @@ use super::{END_TIME, LOOK_TIME, Program, pause_after};
 use crate::Networks;
 use bailiwick_observe::network::has_router;
 use bailiwick_policy::{Host, Store};
-use bailiwick_proto::{JAILS, NET_CACHE, NET_DIR, NET_SOCKET};
+use bailiwick_proto::{JAILS, NET_CACHE, NET_DIR, NET_SOCKET, NET_WANTED};
 use bailiwick_sys::process;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// The time between two runs of `--uplink`, which puts back what others have removed.
 const UPLINK_EVERY: Duration = Duration::from_secs(60);
@@ -60,6 +60,8 @@ pub(super) struct Network {
     next_look: Instant,
     /// When `--uplink` runs the next time.
     next_uplink: Instant,
+    /// When somebody last asked for a run.
+    wanted: Option<SystemTime>,
     run: Option<Run>,
     /// How often it failed in a row.
     failures: u32,
@@ -93,6 +95,7 @@ impl Network {
             demand: if networks == Networks::Own { Demand::Nobody(None) } else { Demand::Elsewhere },
             next_look: now,
             next_uplink: now,
+            wanted: wanted_at(host),
             run: None,
             failures: 0,
             told: None,
@@ -148,6 +151,11 @@ impl Network {
             self.next_uplink = now + pause_after(self.program.short_lives);
         }
         self.end_run(now);
+        let wanted = wanted_at(&self.host);
+        if wanted != self.wanted {
+            self.wanted = wanted;
+            self.next_uplink = now;
+        }
         if self.demand == Demand::Somebody && self.run.is_none() && now >= self.next_uplink {
             self.start_run(now);
         }
@@ -280,6 +288,11 @@ fn command(bailiwick_net: &Path, config: &Path) -> impl Fn() -> Command + 'stati
 }
 
 /// Whether a jail runs: then there is a record of it.
+/// When `bailiwickd` last asked for a run of `--uplink`.
+fn wanted_at(host: &Host) -> Option<SystemTime> {
+    std::fs::metadata(host.runtime_dir.join(NET_WANTED)).and_then(|file| file.modified()).ok()
+}
+
 fn jails_run(host: &Host) -> bool {
     std::fs::read_dir(host.runtime_dir.join(JAILS)).is_ok_and(|mut jails| jails.next().is_some())
 }
@@ -367,6 +380,19 @@ mod tests {
         fs::create_dir(fake.temp.path().join("run/jails/alice")).expect("mkdir");
         fake.network.end();
         assert_eq!(fake.calls().len(), 4, "the router stays for the jail");
+    }
+
+    #[test]
+    fn the_uplink_runs_when_bailiwickd_asks_for_it() {
+        let mut fake = Fake::new("outbound");
+        fake.until("it serves", |fake| fake.calls().len() == 2);
+        fake.until("the run has ended", |fake| fake.network.run.is_none());
+        fake.network.look();
+        assert_eq!(fake.calls(), ["--uplink", "serve"], "its time has not come");
+        let wanted = fake.temp.path().join("run").join(NET_WANTED);
+        fs::create_dir_all(wanted.parent().expect("a folder")).expect("mkdir");
+        fs::write(wanted, "").expect("writes");
+        fake.until("it runs again", |fake| fake.calls() == ["--uplink", "serve", "--uplink"]);
     }
 
     #[test]

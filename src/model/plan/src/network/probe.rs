@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Where clouds tell a machine its secrets.
 const METADATA_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
+const WIRE_SERVER: Ipv4Addr = Ipv4Addr::new(168, 63, 129, 16);
 const METADATA_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
 /// Public resolvers, which would answer if they were reached. One of them is no resolver of the tenant.
 const PUBLIC: [Ipv4Addr; 4] =
@@ -82,7 +83,7 @@ impl PacketProbes<'_> {
             all.push(PacketProbe { verb, address: SocketAddr::new(address, port), what, reason });
         };
         let metadata = Addresses { ipv4: METADATA_V4, ipv6: pools.ipv6().map(|_| METADATA_V6) };
-        for address in metadata.all() {
+        for address in metadata.all().chain([WIRE_SERVER.into()]) {
             add(Verb::Connect, (address, HTTP), "the metadata service", RefusedPacket::Blocked);
         }
         for address in pools.host().all() {
@@ -123,6 +124,7 @@ mod tests {
         let golden = [
             "tcp=169.254.169.254:80",
             "tcp=[fd00:ec2::254]:80",
+            "tcp=168.63.129.16:80",
             "tcp=100.64.0.2:22",
             "tcp=[fd12::2]:22",
             "tcp=100.64.0.17:22",

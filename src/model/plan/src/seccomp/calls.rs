@@ -881,3 +881,28 @@ pub(super) const OF_ROUTER: &[Group] = &[
     group(ALLOW, "who it is, for the policy", calls![__NR_geteuid __NR_getuid __NR_getpid __NR_gettid]),
     OF_ANY_PROGRAM,
 ];
+
+/// `PROT_EXEC` of `mman.h`.
+const PROT_EXEC: u32 = 4;
+
+/// The calls of each thread of the program that tells Prometheus what is measured. Its listening sockets are open when the filter is
+/// loaded. It opens nothing, starts no program and no thread, and reaches nobody but over a Unix socket.
+pub(super) const OF_EXPORTER: &[Group] = &[
+    group(SOCKET_OF_LENDING, "it connects to bailiwickd, over a Unix socket", calls![__NR_socket]),
+    group(
+        ALLOW,
+        "connections, their bytes, and waiting for them",
+        calls![
+            __NR_accept4 __NR_connect __NR_recvfrom __NR_recvmsg __NR_read __NR_readv __NR_sendto __NR_sendmsg __NR_write
+            __NR_writev __NR_shutdown __NR_close __NR_getsockopt __NR_setsockopt __NR_poll __NR_ppoll __NR_epoll_ctl
+            __NR_epoll_wait __NR_epoll_pwait __NR_epoll_pwait2
+        ],
+    ),
+    group(
+        check!(argument 2 & PROT_EXEC; 0; ALLOW; REFUSE),
+        "memory of a second thread (malloc(3)), never as a program",
+        calls![__NR_mprotect],
+    ),
+    group(ALLOW, "its two threads wait for each other", calls![__NR_sched_yield __NR_gettid __NR_getpid]),
+    OF_ANY_PROGRAM,
+];

@@ -45,7 +45,7 @@ fn every_key_is_read() {
 [network]
 mode = "published"
 allow = ["192.88.98.0/24", "2A00::1", "Example.org", { to = "9.9.9.9", ports = ["tcp/853", "ping"] }, { to = "a.b" }]
-ports = ["tcp/8000-8999", "udp/443", "dns", "ping"]
+ports = ["tcp/8000-8999", "udp/443", "dns", "ping", "tcp/587"]
 smtp = true
 publish = [{ host = "tcp/40132", to = "tcp/22" }, { host = "udp/40132", to = "udp/53" }]
 up = "100Mbit"
@@ -66,7 +66,7 @@ connections = 16
             Allow { to: to("9.9.9.9"), ports: Some(own_ports) },
             plain("a.b"),
         ],
-        ports: ports(&["tcp/8000-8999", "udp/443", "dns", "ping"]),
+        ports: ports(&["tcp/8000-8999", "udp/443", "dns", "ping", "tcp/587"]),
         smtp: true,
         publish: vec![
             Publish { transport: Transport::Tcp, host: 40132, to: 22 },
@@ -102,7 +102,11 @@ fn a_tenants_key_replaces_its_plans_key_and_no_network_has_none() {
         (plan, "", of_plan.clone()),
         (plan, "[network]\nmode = \"inherit\"\nup = \"inherit\"\nallow = \"inherit\"\n", of_plan.clone()),
         (plan, "[network]\nmode = \"none\"\n", Network::default()),
-        (plan, "[network]\nallow = []\n", Network { allow: Vec::new(), ..of_plan.clone() }),
+        (
+            plan,
+            "[network]\nallow = []\n[[link]]\nto = \"bob\"\nport = \"tcp/1\"\n",
+            Network { allow: Vec::new(), ..of_plan.clone() },
+        ),
         (plan, "[network]\nup = \"unlimited\"\n", Network { up: Bound::Unlimited, ..of_plan.clone() }),
         (plan, "[network]\nmonth = \"unlimited\"\n", Network { month: None, ..of_plan.clone() }),
         (
@@ -167,8 +171,9 @@ fn the_other_half_of_a_contradiction_may_be_inherited() {
         )
     };
     assert_eq!(of(plan, "smtp = false\n"), [inherited("tcp/25", "ports")]);
-    assert_eq!(of(&format!("{plan}{allow}"), "smtp = false\nports = []\n"), [inherited("tcp/587", "allow")]);
-    assert_eq!(of(plan, "smtp = false\nports = []\n"), [""; 0]);
+    let ping = "smtp = false\nports = [\"ping\"]\n";
+    assert_eq!(of(&format!("{plan}{allow}"), ping), [inherited("tcp/587", "allow")]);
+    assert_eq!(of(plan, ping), [""; 0]);
     assert_eq!(of(plan, "ports = [\"tcp/465\"]\n"), [""; 0]);
 }
 
@@ -200,11 +205,13 @@ fn checked(lines: &[(&str, &str)]) -> Vec<String> {
         tasks: 1 << 20,
         disk: None,
         users: Vec::new(),
+        has_user: |_| true,
         has_web_group: true,
         has_path: |_: &Path| true,
         mail_problem: None,
         has_address: |_| false,
         listening: Vec::new(),
+        unenforceable: std::collections::BTreeMap::new(),
     };
     let found = crate::check(directory.path(), &machine);
     let path = format!("{}/", directory.path().display());
@@ -268,8 +275,8 @@ fn two_tenants_do_not_share_a_port_of_the_host() {
     let (alice, bob) = (publish(&["tcp/40001", "udp/40002"]), publish(&["udp/40001", "tcp/40002", "udp/40002"]));
     assert_eq!(
         checked(&[("alice", &alice), ("bob", &bob)]),
-        ["tenants.d/bob.toml:7:1: the host's port \"udp/40002\" is published for \"alice\" \
-             (choose another port of the host)"]
+        ["tenants.d/bob.toml:7:10: the host's port \"udp/40002\" is published for \"alice\" too \
+             (choose another port of the host: the jail that has it keeps it, and the other one does not start)"]
     );
 }
 
@@ -312,6 +319,107 @@ fn what_the_host_blocks_or_does_not_give_away_cannot_be_asked_for() {
     );
 }
 
+/// The complaints about a tenant with these lines below `[network]`, whose plan has those.
+fn of_plan_and_own(plan: &str, own: &str) -> Vec<String> {
+    let plan = format!("[network]\nmode = \"outbound\"\n{plan}");
+    let own = format!("plan = \"p\"\n{own}");
+    complaints(&read(&[("bailiwick.toml", PORTS), ("plans.d/p.toml", &plan), ("tenants.d/a.toml", &own)]))
+}
+
+#[test]
+fn a_blocked_destination_is_found_however_it_is_written() {
+    let of = |plan: &str, child: &str, own: &str| {
+        let host = "[network]\nblock = [\"203.0.114.2\", \"2a00::/16\"]\n";
+        let plan = format!("[network]\nmode = \"outbound\"\n{plan}");
+        let child = format!("plan = \"p\"\n{child}");
+        let own = format!("plan = \"child\"\n{own}");
+        let files = [
+            ("bailiwick.toml", host),
+            ("plans.d/p.toml", &*plan),
+            ("plans.d/child.toml", &*child),
+            ("tenants.d/a.toml", &*own),
+        ];
+        complaints(&read(&files))
+    };
+    let blocked = |place: &str, prefix: &str, block: &str| {
+        format!("{place}: \"{prefix}\" is always blocked: bailiwick.toml blocks \"{block}\" (remove it, here or there)")
+    };
+    let one = |place: &str| [blocked(place, "203.0.114.2", "203.0.114.2")];
+    let own = "[network]\n# \"203.0.114.2\"\nallow = [\"9.9.9.9\", \"203.0.114.2/32\"]\n";
+    assert_eq!(of("", "", own), one("tenants.d/a.toml:4:21"));
+    assert_eq!(of("", own, ""), one("plans.d/child.toml:4:21"));
+    assert_eq!(of("allow = [{ to = \"203.0.114.2/32\" }]\n", "", ""), one("plans.d/p.toml:3:17"));
+    let inline = "network = { allow = [\n\"2A00:0::/32\"] }\n";
+    assert_eq!(of("", "", inline), [blocked("tenants.d/a.toml:3:1", "2a00::/32", "2a00::/16")]);
+}
+
+#[test]
+fn questions_for_names_go_to_the_resolvers_alone() {
+    let nobody = "reaches nobody: jails ask the resolvers of the host, and no others";
+    let own = "[network]\nports = [\"tcp/443\", \"udp/53\"]\n";
+    let golden = [format!("tenants.d/a.toml:3:21: \"udp/53\" {nobody} (write \"dns\" into \"ports\" instead)")];
+    assert_eq!(of_plan_and_own("", own), golden);
+    let remove = "(remove it: \"dns\" is in \"ports\")";
+    let plan = "ports = [\"dns\", \"tcp/53\"]\n";
+    assert_eq!(of_plan_and_own(plan, ""), [format!("plans.d/p.toml:3:17: \"tcp/53\" {nobody} {remove}")]);
+    let allow = "[network]\nallow = [{ to = \"9.9.9.9\", ports = [\"tcp/53-53\"] }]\n";
+    assert_eq!(of_plan_and_own("", allow), [format!("tenants.d/a.toml:3:17: \"tcp/53\" {nobody} {remove}")]);
+    // Whoever wants all ports need not write two ranges.
+    assert_eq!(of_plan_and_own("ports = [\"udp/1-1023\", \"tcp/53-54\"]\n", ""), [""; 0]);
+}
+
+#[test]
+fn mail_needs_a_port() {
+    let golden = |place: &str| {
+        let hint = "add the port, such as \"tcp/587\", to \"ports\", or write smtp = false";
+        [format!("{place}: smtp = true, but no port for mail is in \"ports\" ({hint})")]
+    };
+    assert_eq!(of_plan_and_own("", "[network]\nsmtp = true\n"), golden("tenants.d/a.toml:3:8"));
+    assert_eq!(of_plan_and_own("smtp = true\n", ""), golden("plans.d/p.toml:3:8"));
+    let plan = "smtp = true\nports = [\"tcp/25\"]\n";
+    assert_eq!(of_plan_and_own(plan, "[network]\nports = [\"udp/25\"]\n"), golden("tenants.d/a.toml:3:9"));
+    let allow = "smtp = true\nallow = [{ to = \"a.b\", ports = [\"tcp/587\"] }]\n";
+    for plan in [plan, allow, "smtp = true\nports = [\"tcp/400-500\"]\n"] {
+        assert_eq!(of_plan_and_own(plan, ""), [""; 0]);
+    }
+}
+
+/// A plan may leave it to its tenants where they send to.
+#[test]
+fn an_outbound_network_lets_something_out() {
+    let (no_allow, no_ports) = ("[network]\nallow = []\n", "[network]\nports = []\n");
+    let allow = "mode = \"outbound\", but allow = [] lets nothing out (write one such as allow = [\"0.0.0.0/0\", \"::/0\"], or \
+                 mode = \"none\")";
+    let ports = "mode = \"outbound\", but ports = [] lets nothing out (write one such as ports = [\"tcp/443\", \"dns\"], or mode \
+                 = \"none\")";
+    assert_eq!(of_plan_and_own("", no_allow), [format!("tenants.d/a.toml:3:9: {allow}")]);
+    assert_eq!(of_plan_and_own("", no_ports), [format!("tenants.d/a.toml:3:9: {ports}")]);
+    assert_eq!(of_plan_and_own("allow = []\n", ""), [format!("tenants.d/a.toml:1:8: {allow}")]);
+    assert_eq!(of_plan_and_own("allow = []\n", "[network]\nallow = [\"a.b\"]\n"), [""; 0]);
+    let link = "[[link]]\nfrom = \"bob\"\nport = \"tcp/1\"\n";
+    assert_eq!(of_plan_and_own("", &format!("{no_allow}{link}")), [""; 0]);
+    let publish = "mode = \"published\"\npublish = [{ host = \"tcp/40000\", to = \"tcp/1\" }]\n";
+    assert_eq!(of_plan_and_own("", &format!("{no_allow}{publish}")), [""; 0]);
+    let own = "allow = [{ to = \"a.b\", ports = [\"tcp/22\"] }]\n";
+    assert_eq!(of_plan_and_own("", &format!("{no_ports}{own}")), [""; 0]);
+}
+
+#[test]
+fn what_is_left_of_a_volume_is_slower_than_before() {
+    let month = "month = { bytes = \"1G\", then = \"shape 2M\" }\n";
+    let golden = |place: &str, top: &str| {
+        let slows = "then = \"shape 2M\" slows nothing: \"up\" and \"down\" are not above it";
+        [format!("{place}: {slows} (write a rate below {top}, or then = \"notify\")")]
+    };
+    let rates = |up: &str, down: &str| format!("up = \"{up}\"\ndown = \"{down}\"\n");
+    assert_eq!(of_plan_and_own(&format!("{month}{}", rates("1M", "2M")), ""), golden("plans.d/p.toml:3:9", "2M"));
+    let own = format!("[network]\n{}", rates("1M", "1M"));
+    assert_eq!(of_plan_and_own(month, &own), golden("tenants.d/a.toml:3:6", "1M"));
+    for (up, down) in [("1M", "3M"), ("1M", "unlimited"), ("unlimited", "unlimited")] {
+        assert_eq!(of_plan_and_own(&format!("{month}{}", rates(up, down)), ""), [""; 0]);
+    }
+}
+
 fn some_ports() -> impl Strategy<Value = Ports> {
     let range = (select(Transport::ALL), 26u16..=464, 588u16..).prop_map(|(transport, first, last)| Ports::Range {
         transport,
@@ -342,7 +450,7 @@ fn some_rate() -> impl Strategy<Value = ByteRate> {
 prop_compose! {
     fn some_network()(
         mode in select(NetworkMode::ALL),
-        allow in vec((destination(), option::of(btree_set(some_ports(), 1..4))), 0..4),
+        allow in vec((destination(), option::of(btree_set(some_ports(), 1..4))), 1..4),
         ports in btree_set(prop_oneof![some_ports(), Just(Ports::Dns), Just("tcp/25".parse().expect("ports"))], 0..4),
         smtp in any::<bool>(),
         publish in btree_set((select(Transport::ALL), 40_000u16..=49_999, 1u16..), 1..4),
@@ -363,17 +471,31 @@ prop_compose! {
         let publish = publish.into_iter().map(|(transport, host, to)| Publish { transport, host, to });
         let publish = publish.filter(|publish| known.insert(publish.host_port()) && mode == NetworkMode::Published);
         let bound = |rate: Option<ByteRate>| rate.map_or(Bound::Unlimited, Bound::At);
+        // Something passes, mail has a port, and what is shaped becomes slower.
+        let mut ports: Vec<Ports> = ports.iter().copied().filter(|ports| smtp || !ports.is_smtp()).collect();
+        if ports.is_empty() {
+            ports.push(Ports::Ping);
+        }
+        let allow: Vec<Allow> =
+            allow.map(|(to, ports)| Allow { to, ports: ports.map(|ports| ports.into_iter().collect()) }).collect();
+        let of_allow = allow.iter().flat_map(|allow| allow.ports.iter().flatten());
+        let smtp = smtp && ports.iter().chain(of_allow).any(|ports| ports.has_smtp());
+        let top = up.max(down).filter(|_| up.is_some() && down.is_some());
+        let slower = |then| match then {
+            WhenOver::Shape(rate) if top.is_some_and(|top| rate >= top) => WhenOver::Stop,
+            then => then,
+        };
         Network {
             mode,
-            allow: allow.map(|(to, ports)| Allow { to, ports: ports.map(|ports| ports.into_iter().collect()) }).collect(),
-            ports: ports.iter().copied().filter(|ports| smtp || !ports.is_smtp()).collect(),
+            allow,
+            ports,
             smtp,
             publish: publish.collect(),
             up: bound(up),
             down: bound(down),
             month: month.map(|(bytes, then, notify)| MonthlyVolume {
                 bytes: ByteSize(bytes),
-                then,
+                then: slower(then),
                 notify: notify.into_iter().collect(),
             }),
             connections,

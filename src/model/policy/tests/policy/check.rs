@@ -1,8 +1,9 @@
 //! Settings that are valid but cannot work on the machine.
 
 use crate::directory::Directory;
-use bailiwick_policy::{Diagnostic, Machine, check};
-use bailiwick_types::{ByteSize, Port, Transport};
+use bailiwick_policy::{Diagnostic, Machine, Severity, check};
+use bailiwick_types::{ByteSize, LimitKey, Port, Transport};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 fn machine() -> Machine {
@@ -13,11 +14,13 @@ fn machine() -> Machine {
         tasks: 32_768,
         disk: Some(ByteSize(40 << 30)),
         users,
+        has_user: |user| user.starts_with("bailiwick"),
         has_web_group: false,
         has_path: |_| true,
         mail_problem: None,
         has_address: |_| false,
         listening: Vec::new(),
+        unenforceable: BTreeMap::new(),
     }
 }
 
@@ -323,4 +326,99 @@ fn a_network_does_not_ask_for_what_the_host_has_for_itself() {
     assert_eq!(of(&publish("udp/40001")), [""; 0]);
     let golden = "4: a program on this host listens on \"tcp/40001\", and nobody reaches it once the port is published";
     assert_eq!(of(&publish("tcp/40001")), [golden]);
+}
+
+#[test]
+fn the_users_of_the_network_exist_and_are_three() {
+    let of = |plan: &str, lines: &str| {
+        let host = format!("ids.first = 20000000\n[network]\n{lines}\n");
+        let directory = Directory::with(&[("bailiwick.toml", &host), ("plans.d/small.toml", plan)]);
+        let users = [("bailiwick", 990), ("net", 991), ("also-net", 991), ("again", 990)];
+        let users = users.map(|(name, uid)| (name.to_owned(), uid)).into();
+        let found =
+            check(directory.path(), &Machine { users, has_user: |user| user.parse::<u32>().is_ok(), ..machine() });
+        assert!(found.iter().all(|problem| problem.severity == Severity::Error), "{found:?}");
+        let line = |problem: &Diagnostic| {
+            format!("{}: {} ({})", problem.line, problem.message, problem.hint.as_deref().unwrap_or_default())
+        };
+        found.iter().map(line).collect::<Vec<_>>()
+    };
+    let missing = |line: u8, who: &str, user: &str, default: &str| {
+        let remedy = format!("make it with `useradd --system {user}`, or remove this line for \"{default}\"");
+        format!("{line}: {who} cannot run: the host has no user \"{user}\" ({remedy})")
+    };
+    assert_eq!(of("", "user = \"nosuchnet\""), [missing(3, "the router", "nosuchnet", "bailiwick-net")]);
+    // The cache is off, and nobody has a network.
+    assert_eq!(of("", "cache_user = \"nosuchdns\""), [""; 0]);
+    assert_eq!(
+        of("", "cache = true\ncache_user = \"nosuchdns\""),
+        [missing(4, "the cache of names", "nosuchdns", "bailiwick-dns")]
+    );
+    assert_eq!(of("", "cache = true"), [""; 0]);
+    let router =
+        "the router cannot run: the host has no user \"bailiwick-net\" (make it with `useradd --system bailiwick-net`)";
+    assert_eq!(of("[network]\nmode = \"outbound\"\n", "cache = false"), [format!("2: {router}")]);
+    let own = "(give it a user of its own)";
+    assert_eq!(of("", "user = \"net\""), [""; 0]);
+    assert_eq!(
+        of("", "user = \"990\""),
+        [format!("3: the router must not run as \"990\": that is \"bailiwick\", the user of bailiwickd {own}")]
+    );
+    assert_eq!(
+        of("", "user = \"net\"\ncache = true\ncache_user = \"also-net\""),
+        [format!("5: the cache of names must not run as \"also-net\": that is \"net\", the user of the router {own}")]
+    );
+}
+
+/// What is in force all the same is a warning.
+#[test]
+fn an_error_is_what_is_refused() {
+    let severity = |files: &[(&str, &str)], expected: Severity| {
+        let directory = Directory::with(&[("bailiwick.toml", "ids.first = 20000000\n"), ("plans.d/small.toml", "")]);
+        for (file, text) in files {
+            directory.write(file, text);
+        }
+        let has_address = |address: std::net::IpAddr| address.to_string() == "203.0.114.1";
+        let found = check(directory.path(), &Machine { has_address, ..machine() });
+        assert!(!found.is_empty(), "{files:?}");
+        assert!(found.iter().all(|problem| problem.severity == expected), "{files:?}: {found:?}");
+    };
+    let network = "plan = \"small\"\n[network]\nmode = \"outbound\"\n";
+    let own = format!("{network}allow = [\"203.0.114.1\"]\n");
+    let link = format!("{network}[[link]]\nto = \"bob\"\nport = \"tcp/1\"\n");
+    severity(&[("tenants.d/a.toml", &own)], Severity::Warning);
+    severity(&[("tenants.d/a.toml", &link)], Severity::Warning);
+    severity(
+        &[("bailiwick.toml", "ids.first = 20000000\nnetwork = { resolvers = [\"203.0.114.1\"] }\n")],
+        Severity::Warning,
+    );
+    let publish =
+        format!("{}publish = [{{ host = \"tcp/40001\", to = \"tcp/1\" }}]\n", network.replace("outbound", "published"));
+    let ports = "ids.first = 20000000\nnetwork = { ports = \"40000-49999\" }\n";
+    let twice = [("bailiwick.toml", ports), ("tenants.d/a.toml", &publish), ("tenants.d/b.toml", &publish)];
+    severity(&twice, Severity::Error);
+    severity(&[("plans.d/small.toml", "[limits]\ntmp = \"999T\"\n")], Severity::Warning);
+    severity(&[("tenants.d/a.toml", "plan = \"smal\"\n")], Severity::Error);
+    severity(&[("tenants.d/ldap.toml", "plan = \"small\"\ndoors = [\"ssh\"]\n")], Severity::Error);
+    severity(&[("bailiwick.toml", "ids.first = 20000000\nreserve = { memory = \"100T\" }\n")], Severity::Error);
+}
+
+#[test]
+fn a_required_limit_that_cannot_hold_is_told_once_where_it_is_written() {
+    let directory = Directory::with(&[
+        ("bailiwick.toml", "require = [\"disk\"]\n"),
+        ("plans.d/p.toml", "[limits]\ndisk = \"1G\"\n"),
+        ("tenants.d/alice.toml", "plan = \"p\"\n"),
+        ("tenants.d/bob.toml", "plan = \"p\"\n"),
+        ("tenants.d/carol.toml", "plan = \"p\"\n[limits]\ndisk = \"1G:2G\"\n"),
+    ]);
+    let why = |name: &str| (name.parse().expect("a name"), (LimitKey::Disk, "cannot hold".to_owned()));
+    let unenforceable: BTreeMap<_, _> = ["alice", "bob", "carol"].map(why).into();
+    let found = check(directory.path(), &Machine { users: Vec::new(), unenforceable, ..machine() });
+    let place = |problem: &Diagnostic| {
+        let file = problem.file.file_name().expect("a file").to_string_lossy().into_owned();
+        (file, problem.line, problem.severity == Severity::Error)
+    };
+    let places: Vec<_> = found.iter().map(place).collect();
+    assert_eq!(places, [("p.toml".to_owned(), 2, true), ("carol.toml".to_owned(), 3, true)], "{found:?}");
 }

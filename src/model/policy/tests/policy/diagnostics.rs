@@ -121,7 +121,7 @@ comand = 1
         r#"6:17: expected one of exec, ssh, sftp, ftp, cron, socket"#,
         r#"6:27: "ssh" is in the list twice (take one of them out)"#,
         r#"7:1: unknown key "cpu" ("cpu" belongs below [limits])"#,
-        r#"9:8: this name is reserved"#,
+        r#"9:8: this name is reserved (choose another name)"#,
         r#"10:13: expected a text in quotes, found a whole number"#,
         r#"10:16: the line does not start with a known key type (without options before it; the types are ssh-ed25519, ssh-rsa, ecdsa-sha2-nistp256, ecdsa-sha2-nistp384, ecdsa-sha2-nistp521, sk-ssh-ed25519@openssh.com, sk-ecdsa-sha2-nistp256@openssh.com)"#,
         r#"10:32: the key is damaged (copy the whole line of the .pub file)"#,
@@ -713,6 +713,28 @@ fn bailiwick_toml() {
             "admins = [\"user:a\"]",
             "1:11: the name of a user or a group must not hold ':' (write \"name\" for a user or \"group:name\" for a group)",
         ),
+        ("observers = [\"a\", \"group:a\", \"a\"]", "1:30: \"a\" is in the list twice (take one of them out)"),
+        (
+            "observers = [\"\"]",
+            "1:14: the name of a user or a group must not be empty (write \"name\" for a user or \"group:name\" for a group)",
+        ),
+        (
+            "metrics = { tenants = \"some\" }",
+            "1:23: \"some\" does not say how much is told of tenants; one of none, core, all",
+        ),
+        ("metrics = { cache = \"0s\" }", "1:21: the value is below 1s (from 1s to 10m)"),
+        ("[metrics]\ncache = \"11m\"", "2:9: the value is above 10m (from 1s to 10m)"),
+        ("[metrics]\ncash = \"1m\"", "2:1: unknown key \"cash\" (in \"metrics\" there are: tenants, cache)"),
+        ("metrics = {}", "1:11: nothing is in \"metrics\" (in \"metrics\" there are: tenants, cache; or remove it)"),
+        (
+            "notices = { user = \"root\" }",
+            "1:20: root must not deliver notices (give it a user of its own, such as \"bailiwick-notify\")",
+        ),
+        (
+            "user = \"bailiwick-notify\"",
+            "1:8: notices must not be delivered by \"bailiwick-notify\", the user of bailiwickd (give it a user of its own, such as \"bailiwick-notify\")",
+        ),
+        ("notices = { users = \"a\" }", "1:13: unknown key \"users\" (did you mean \"user\"?)"),
         ("user = \"root\"", "1:8: bailiwickd must not run as root (give it a user of its own, such as \"bailiwick\")"),
         ("user = \"00\"", "1:8: bailiwickd must not run as root (give it a user of its own, such as \"bailiwick\")"),
         ("web = { group = \"root\" }", "1:17: the web server's group must not be root's (write \"www-data\")"),
@@ -730,6 +752,16 @@ fn bailiwick_toml() {
         ),
         ("web = {}", "1:7: nothing is in \"web\" (in \"web\" there is only \"group\"; or remove it)"),
         ("[web]\nuser = \"x\"", "2:1: unknown key \"user\" (in \"web\" there is only \"group\")"),
+        (
+            "events = { keep = \"10m\", most = 5000 }",
+            "1:19: 10m is no time to keep events (write a time from 1h to 400d)",
+        ),
+        (
+            "events = { keep = 30 }",
+            "1:19: expected a time such as \"30d\", found a whole number (write it in quotes, with its unit)",
+        ),
+        ("events = { most = 999 }", "1:19: 999 events (write a number from 1000 to 1000000)"),
+        ("events = { max = 5000 }", "1:12: unknown key \"max\" (in \"events\" there are: keep, most)"),
         ("user = \"4294967295\"", "1:8: no user can have the number 4294967295"),
         ("mail = { command = \"sendmail\" }", "1:20: the path \"sendmail\" is not absolute (a path starts with \"/\")"),
         (
@@ -809,6 +841,51 @@ fn bailiwick_toml() {
 }
 
 #[test]
+fn a_notice_that_tells_nobody_of_nothing() {
+    let rule = |resource: &str, more: &str| format!("[[notice]]\nresource = \"{resource}\"\n{more}\n");
+    for (content, complaint) in [
+        ("[[notice]]\nresource = \"tasks\"\n".to_owned(), "the notice has no \"at\" (write when somebody is told"),
+        (rule("cpu", "at = []"), "\"cpu\" is nothing that notices are about; one of disk, inodes, memory"),
+        (rule("tasks", "at = [\"80\"]\nto = [\"admin\"]"), "\"80\" is no threshold such as \"80%\""),
+        (rule("tasks", "at = [\"80%\", \"80%\"]\nto = [\"admin\"]"), "\"80%\" is in the list twice"),
+        (rule("tasks", "at = [\"soft\"]\nto = [\"admin\"]"), "\"tasks\" has no soft limit"),
+        (rule("network", "at = [\"hard\"]\nto = [\"admin\"]"), "nobody would be told at \"hard\" (write \"100%\""),
+        (rule("tasks", "at = [\"80%\"]"), "the notice has no \"to\" (write to = [\"tenant\"]"),
+        (rule("tasks", "at = []\nto = [\"admin\"]"), "the notice is never told"),
+        (rule("tasks", "at = [\"80%\"]\nto = [\"group\"]"), "\"group\": there are no groups of tenants yet"),
+        (rule("tasks", "at = [\"80%\"]\nto = [\"everybody\"]"), "\"everybody\" is no address of mail"),
+        (rule("tasks", "at = [\"80%\"]\nclear = \"80%\"\nto = [\"admin\"]"), "\"80%\" is not below \"80%\""),
+        (rule("disk", "at = [\"soft\"]\nclear = \"80%\"\nto = [\"admin\"]"), "clears nothing (remove it"),
+        (rule("tasks", "at = [\"80%\"]\nrepeat = \"1m\"\nto = [\"admin\"]"), "the value is below 1h (from 1h to 365d)"),
+        (rule("tasks", "at = [\"80%\"]\nto = [\"admin\"]\nmail = 1"), "unknown key \"mail\""),
+        (rule("tasks", "at = [\"80%\"]\nto = [\"a@b\"]").repeat(2), "two notices tell the same people of \"tasks\""),
+        ("[contact]\nmail = [\"-f@b\"]".to_owned(), "\"-f@b\" is no address of mail"),
+        ("[contact]\nmail = [\"a@b\", \"a@b\"]".to_owned(), "\"a@b\" is in the list twice"),
+        ("[contact]\nlanguage = \"fr\"".to_owned(), "\"fr\" is no language of notices; one of en, de"),
+        ("[contact]".to_owned(), "nothing is below [contact]"),
+    ] {
+        for found in [host(&content), tenant(&format!("plan = \"small\"\n{content}"))] {
+            assert!(found.len() == 1 && found[0].contains(complaint), "{content}: {found:?}");
+        }
+    }
+    let admin = rule("tasks", "at = [\"80%\"]\nto = [\"admin\"]");
+    assert!(host(&admin)[0].contains("bailiwick.toml has no address of the operator"), "{:?}", host(&admin));
+    for (content, complaint) in [
+        (admin + "[limits]\ntasks = 9", "bailiwick.toml has no address of the operator"),
+        (rule("tasks", "at = [\"80%\"]\nto = [\"tenant\"]") + "[limits]\ntasks = 9", "the tenant has no address"),
+        (rule("disk", "at = [\"80%\"]\nto = [\"a@b\"]"), "about \"disk\", and the tenant has no such limit"),
+        (rule("network", "at = [\"80%\"]\nto = [\"a@b\"]"), "the tenant has no such volume of the month"),
+        (
+            rule("disk", "at = [\"soft\"]\nto = [\"a@b\"]") + "[limits]\ndisk = \"1G\"",
+            "at the soft limit of \"disk\", and the tenant has none",
+        ),
+    ] {
+        let found = tenant(&format!("plan = \"small\"\n{content}"));
+        assert!(found.len() == 1 && found[0].contains(complaint), "{content}: {found:?}");
+    }
+}
+
+#[test]
 fn a_name_that_every_domain_has_for_its_operator_sends_no_mail() {
     let hint = "(give the tenant another name, or write per_hour = 0 below [mail])";
     for name in ["abuse", "hostmaster", "mailer-daemon", "postmaster", "webmaster"] {
@@ -853,7 +930,7 @@ fn as_json() {
     assert_eq!(
         json,
         serde_json::json!([{
-            "file": file, "line": 1, "column": 8,
+            "file": file, "line": 1, "column": 8, "severity": "error",
             "message": "expected a text in quotes, found a whole number", "hint": null,
         }])
     );
@@ -908,7 +985,9 @@ month = { bytes = "1M", then = "notify", notify = [1, 100] }
 connections = 100_000
 "#;
     assert_eq!(network(good), [""; 0]);
-    assert_eq!(network("allow = []\nports = []\nmonth = \"unlimited\""), [""; 0]);
+    assert_eq!(network("month = \"unlimited\""), [""; 0]);
+    let prefix = "(write a prefix such as \"192.0.2.0/24\", or the name of a host such as \"example.org\", without \
+                  \"https://\", port and path)";
     let always = "(remove it; [[link]] leads to another tenant, and host_sockets to a service of the host)";
     let rate = "(from 8K a second, such as \"20M\" (bytes) or \"100Mbit\", or \"unlimited\")";
     let volume = "(from 1M to 1024T; for no bound write month = \"unlimited\")";
@@ -924,20 +1003,13 @@ connections = 100_000
             &["4:9: expected a list in square brackets, found a text in quotes (write allow = [\"a.b\"])"],
         ),
         (
-            "allow = [7, \"\", \"localhost\", \"10.0.0.1/8\", \"::ffff:9.9.9.9\", \"1.2.3\", \
-             \"a.b/8\", \"9.0.0.0/33\"]",
+            "allow = [7, \"10.0.0.1/8\", \"::ffff:9.9.9.9\", \"9.0.0.0/33\"]",
             &[
                 "4:10: expected a text in quotes, found a whole number",
-                "4:13: \"\" is no address, no prefix and no name of a host such as \"example.org\"",
-                "4:17: \"localhost\" is no address, no prefix and no name of a host such as \"example.org\"",
-                "4:30: \"10.0.0.1/8\" has bits set after the first 8 (write \"10.0.0.0/8\", or \
+                "4:13: \"10.0.0.1/8\" has bits set after the first 8 (write \"10.0.0.0/8\", or \
              \"10.0.0.1\" for the one address)",
-                "4:44: the prefix is IPv4, written as IPv6 (write \"9.9.9.9\")",
-                "4:62: \"1.2.3\" is no address and no prefix (write one such as \"192.0.2.0/24\" or \
-             \"2001:db8::/32\")",
-                "4:71: \"a.b/8\" is no address and no prefix (write one such as \"192.0.2.0/24\" or \
-             \"2001:db8::/32\")",
-                "4:80: an address of this family has 32 bits, and the prefix has 33 (write one such as \
+                "4:27: the prefix is IPv4, written as IPv6 (write \"9.9.9.9\")",
+                "4:45: an address of this family has 32 bits, and the prefix has 33 (write one such as \
              \"192.0.2.0/24\" or \"2001:db8::/32\")",
             ],
         ),
@@ -952,6 +1024,14 @@ connections = 100_000
                 "4:53: nothing may be sent there (remove the whole entry)",
                 "4:61: unknown key \"tos\" (did you mean \"to\"?)",
                 "4:99: \"0\" is no port: ports are from 1 to 65535",
+            ],
+        ),
+        (
+            "allow = [{ to = \"a.b\", port = \"tcp/22\" }, { port = [\"tcp/22\"] }]",
+            &[
+                "4:24: unknown key \"port\" (did you mean \"ports\"?)",
+                "4:43: the entry has no \"to\" (write where it leads, such as to = \"example.org\")",
+                "4:45: unknown key \"port\" (did you mean \"ports\"?)",
             ],
         ),
         (
@@ -998,8 +1078,22 @@ connections = 100_000
         ),
         (
             "month = \"200G\"",
-            &["4:9: expected a table (what is in \"month\"), found a text in quotes (write month = { \
-             bytes = \"200G\" })"],
+            &["4:9: expected a table, or \"unlimited\", found a text in quotes (write month = { \
+             bytes = \"200G\", then = \"stop\" }, or what else is to happen then)"],
+        ),
+        (
+            "month = 200",
+            &[
+                "4:9: expected a table, or \"unlimited\", found a whole number (write month = { bytes = \"200G\", then = \
+             \"stop\" }, or what else is to happen then)",
+            ],
+        ),
+        (
+            "month = \"1K\"",
+            &[
+                "4:9: expected a table, or \"unlimited\", found a text in quotes (write month = { bytes = \"200G\", then = \
+             \"stop\" }, or what else is to happen then)",
+            ],
         ),
         (
             "month = {}",
@@ -1050,6 +1144,18 @@ connections = 100_000
             format!(
                 "4:17: \"fd00:ec2::254\" is always blocked: \"fc00::/7\" is private, with the metadata \
              service fd00:ec2::254 (RFC 4193) {always}"
+            ),
+        ),
+        (
+            "allow = [\"https://example.org/\"]",
+            format!("4:10: \"https://example.org/\" is no address and no prefix {prefix}"),
+        ),
+        ("allow = [\"1.2.3\"]", format!("4:10: \"1.2.3\" is no address and no prefix {prefix}")),
+        ("allow = [\"a.b/8\"]", format!("4:10: \"a.b/8\" is no address and no prefix {prefix}")),
+        (
+            "allow = [\"localhost\"]",
+            format!(
+                "4:10: \"localhost\" is no address, no prefix and no name of a host such as \"example.org\" {prefix}"
             ),
         ),
         ("up = \"8191\"", format!("4:6: the value is below 8K {rate}")),
@@ -1117,7 +1223,7 @@ fn ports_that_cannot_be_published() {
             "{ host = \"40132\", to = \"tcp/22-23\" }",
             &[
                 "4:21: \"40132\" has no transport; write one such as \"tcp/443\"".to_owned(),
-                "4:35: \"22-23\" is no port: ports are from 1 to 65535".to_owned(),
+                "4:35: \"tcp/22-23\" is a range, and one port belongs here; write an entry for each".to_owned(),
             ],
         ),
         (
@@ -1159,8 +1265,15 @@ fn a_link_that_cannot_be() {
              without one)",
         ),
         ("port = \"tcp/1\"\nto = \"Bob\"", "6:6: a name starts with a lower-case letter or \"_\", not with 'B'"),
+        (
+            "port = \"tcp/1\"\nfrom = \"nobody\"",
+            "6:8: this name is reserved (write the name of a tenant; no tenant has this one)",
+        ),
         ("port = \"5432\"\nto = \"bob\"", "5:8: \"5432\" has no transport; write one such as \"tcp/443\""),
-        ("port = \"tcp/1-2\"\nto = \"bob\"", "5:8: \"1-2\" is no port: ports are from 1 to 65535"),
+        (
+            "port = \"tcp/1-2\"\nto = \"bob\"",
+            "5:8: \"tcp/1-2\" is a range, and one port belongs here; write an entry for each",
+        ),
         ("port = \"tcp/1\"\ntoo = \"bob\"", "6:1: unknown key \"too\" (did you mean \"to\"?)"),
         (
             "port = \"tcp/1\"\nto = \"bob\"\n[[link]]\nport = \"tcp/1\"\nto = \"bob\"",
@@ -1185,7 +1298,7 @@ fn too_many_items_of_a_network() {
     let allow = |count| network(&format!("allow = [{}]", list(count, |n| format!("\"h{n}.example\""))));
     assert_eq!(allow(256), [""; 0]);
     assert_eq!(allow(257), ["4:9: more than 256 destinations (take out those that nobody uses)"]);
-    let ports = |count| network(&format!("ports = [{}]", list(count, |n| format!("\"udp/{}\"", n + 1))));
+    let ports = |count| network(&format!("ports = [{}]", list(count, |n| format!("\"udp/{}\"", n + 100))));
     assert_eq!(ports(64), [""; 0]);
     assert_eq!(ports(65), ["4:9: more than 64 ports (take out those that nobody uses)"]);
     let publish = list(65, |n| format!("{{ host = \"tcp/{}\", to = \"tcp/1\" }}", 40_000 + n));
@@ -1330,10 +1443,32 @@ fn a_network_of_the_host_that_cannot_be() {
             ],
         ),
         (
+            "user = \"bailiwick\"\ncache_user = \"bailiwick\"",
+            vec![
+                "2:8: the router must not belong to \"bailiwick\", the user of bailiwickd (give each a user of its own, such as \"bailiwick\", \"bailiwick-net\" and \"bailiwick-dns\")"
+                    .to_owned(),
+                "3:14: the cache must not run as \"bailiwick\", the router's user (give each a user of its own, such as \"bailiwick\", \"bailiwick-net\" and \"bailiwick-dns\")"
+                    .to_owned(),
+            ],
+        ),
+        (
+            "cache_user = \"bailiwick\"",
+            vec![
+                "2:14: the cache must not run as \"bailiwick\", the user of bailiwickd (give each a user of its own, such as \"bailiwick\", \"bailiwick-net\" and \"bailiwick-dns\")"
+                    .to_owned(),
+            ],
+        ),
+        (
+            "user = \"bailiwick-dns\"",
+            vec![
+                "2:8: the cache must not run as \"bailiwick-dns\", the router's user (give each a user of its own, such as \"bailiwick\", \"bailiwick-net\" and \"bailiwick-dns\")"
+                    .to_owned(),
+            ],
+        ),
+        (
             "user = \"net\"\ncache_user = \"net\"",
             vec![
-                "3:14: the cache must not run as \"net\", the router's user (give it a user of its own, such as \
-                 \"bailiwick-dns\")"
+                "3:14: the cache must not run as \"net\", the router's user (give each a user of its own, such as \"bailiwick\", \"bailiwick-net\" and \"bailiwick-dns\")"
                     .to_owned(),
             ],
         ),

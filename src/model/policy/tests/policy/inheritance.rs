@@ -2,7 +2,7 @@
 
 use crate::directory::Directory;
 use bailiwick_policy::{Declared, Mail, Run, Service, Settings, Sleep, Tenant, read_tenant};
-use bailiwick_types::{Access, Bound, ByteSize, CpuShare, Door, Limits, Nesting, Network, Period, Profile};
+use bailiwick_types::{Access, Bound, ByteSize, CpuShare, Door, Limits, Nesting, Network, Period, Profile, TenantName};
 use std::collections::BTreeSet;
 
 fn tenant(directory: &Directory, name: &str) -> Tenant {
@@ -33,6 +33,7 @@ fn settings_that_nobody_makes_have_their_defaults() {
             mail: None,
             host_sockets: BTreeSet::new(),
             network: Network::default(),
+            notices: Vec::new(),
         }
     );
     assert_eq!(alice.state, Declared::Active);
@@ -70,9 +71,10 @@ fn the_nearest_setting_wins() {
         mail,
         host_sockets,
         network,
+        notices,
     } = tenant(&directory, "alice").settings;
     assert_eq!(nesting, Nesting::Refused, "the nearest file says so");
-    assert!(services.is_empty() && sleep.is_none() && network == Network::default());
+    assert!(services.is_empty() && notices.is_empty() && sleep.is_none() && network == Network::default());
     assert_eq!((image.as_str(), profile, doors.len()), ("debian-12", Profile::Web, 0));
     assert_eq!(suspended_doors, BTreeSet::from([Door::Ftp]));
     assert_eq!(mail, Some(Mail { per_hour: 7, recipients: 3, size: ByteSize(1 << 20) }), "each key by itself");
@@ -85,6 +87,38 @@ fn the_nearest_setting_wins() {
         ..Limits::default()
     };
     assert_eq!(limits, expected);
+}
+
+#[test]
+fn notices_of_a_resource_replace_the_inherited_ones() {
+    let rule = |resource: &str, at: &str, to: &str| {
+        let to = if to.is_empty() { String::new() } else { format!("to = [\"{to}\"]\n") };
+        format!("[[notice]]\nresource = \"{resource}\"\nat = [{at}]\n{to}")
+    };
+    let host =
+        rule("memory", "\"80%\"", "admin") + &rule("tasks", "\"80%\"", "admin") + &rule("swap", "\"80%\"", "admin");
+    let directory = Directory::with(&[
+        ("bailiwick.toml", &format!("[contact]\nmail = [\"ops@example.org\"]\n{host}")),
+        ("plans.d/p.toml", &(rule("memory", "\"50%\"", "admin") + &rule("disk", "\"50%\"", "tenant"))),
+        (
+            "tenants.d/alice.toml",
+            &("plan = \"p\"\nlimits.tasks = 9\n".to_owned()
+                + &rule("tasks", "\"hard\"", "a@b")
+                + &rule("swap", "", "")),
+        ),
+        ("tenants.d/bob.toml", "plan = \"p\"\ninherit_notices = false\n"),
+    ]);
+    assert_eq!(directory.complaints(), Vec::<String>::new());
+    let policy = directory.read().policy.expect("a policy");
+    let of = |name: &str| -> Vec<String> {
+        let notices = policy.notices_of(&policy.tenants[&name.parse::<TenantName>().expect("a name")]);
+        let at =
+            |notice: &bailiwick_types::Notice| notice.at.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        notices.iter().map(|notice| format!("{} {}", notice.resource, at(notice))).collect()
+    };
+    assert_eq!(of("alice"), ["memory 50%", "disk 50%", "tasks hard"]);
+    assert_eq!(of("bob"), ["memory 80%", "tasks 80%", "swap 80%"]);
+    assert!(policy.gives_notices());
 }
 
 #[test]

@@ -2,14 +2,15 @@
 
 use bailiwick_diagnostics::render;
 use bailiwick_policy::{
-    Declared, EtcSettings, FtpLogin, Host, HostMail, HostSocket, Log, Login, Mail, Pass, Plan, Policy, Principal,
-    Reading, Reserve, Run, Service, ServiceLimits, ServiceSocket, ServiceUser, Settings, Sleep, Stop, Tenant, Timer,
-    Web,
+    Declared, EtcSettings, EventsKept, FtpLogin, Host, HostMail, HostSocket, Log, Login, Mail, MetricsSettings,
+    NoticeSettings, Pass, Plan, Policy, Principal, Reading, Reserve, Run, Service, ServiceLimits, ServiceSocket,
+    ServiceUser, Settings, Sleep, Stop, Tenant, Timer, Web,
 };
 use bailiwick_policy::{dump, parse};
 use bailiwick_types::{
-    Bound, ByteSize, Count, CpuShare, Door, HostNetwork, IdPool, Limits, Nesting, Network, Period, PlanName, Profile,
-    Readiness, Resource, Restart, SoftHard, StopSignal, TenantName,
+    Bound, ByteSize, Contact, Count, CpuShare, Door, HostNetwork, IdPool, LimitKey, LimitValue, Limits, MetricsDetail,
+    Nesting, Network, Notice, NoticeLanguage, NoticeResource, Period, PlanName, Profile, Readiness, Resource, Restart,
+    SoftHard, StopSignal, TenantName, Threshold,
 };
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
@@ -85,6 +86,7 @@ prop_compose! {
         sleep in option::of((70u64..30 * 86_400, option::of(10u64..60))),
         host_sockets in btree_set(name(), 0..3),
         mail in option::of((1..=Mail::MOST_PER_HOUR, 1..=Mail::MOST_RECIPIENTS, (64u64 << 10)..(100 << 20))),
+        notices in notices(),
     ) -> Settings {
         let (doors, suspended_doors) = (doors.into_iter().collect(), suspended.into_iter().collect());
         let mail = mail.map(|(per_hour, recipients, size)| Mail { per_hour, recipients, size: ByteSize(size) });
@@ -92,8 +94,40 @@ prop_compose! {
         // No network is served yet. The unit tests of the crate write and read one.
         let network = Network::default();
         let nesting = Nesting::from(nests && profile == Profile::System);
-        Settings { image, profile, nesting, doors, suspended_doors, limits, services, sleep, mail, host_sockets, network }
+        Settings {
+            image, profile, nesting, doors, suspended_doors, limits, services, sleep, mail, host_sockets, network, notices
+        }
     }
+}
+
+/// Rules without two for the same people.
+fn notices() -> impl Strategy<Value = Vec<Notice>> {
+    let words = |words: &'static [&'static str]| subsequence(words, 1..=words.len());
+    let at = (words(&["5%", "70%", "100%"]), words(&["soft", "grace:1d", "hard"]));
+    let to = words(&["tenant", "admin", "o'hara+a@example.org"]);
+    let rule = (select(&NoticeResource::ALL[..6]), at, to, option::of(3600u64..=365 * 86_400), 1u8..5, any::<bool>());
+    vec(rule, 0..4).prop_map(|rules| {
+        let mut all: Vec<Notice> = Vec::new();
+        for (resource, (shares, others), to, repeat, clear, is_silent) in rules {
+            let others = others.into_iter().filter(|word| resource.has_soft() || *word == "hard");
+            let at = shares.into_iter().chain(others).map(|word| word.parse().expect("a threshold"));
+            let at = if is_silent { BTreeSet::new() } else { at.collect() };
+            let to = if is_silent {
+                BTreeSet::new()
+            } else {
+                to.iter().map(|word| word.parse().expect("a recipient")).collect()
+            };
+            let clear = if is_silent { Notice::default_clear(&at) } else { clear };
+            let notice = Notice { resource, at, clear, to, repeat: repeat.map(Period) };
+            let has_shares = Notice::lowest_share(&notice.at).is_some();
+            let notice =
+                if has_shares { notice } else { Notice { clear: Notice::default_clear(&notice.at), ..notice } };
+            if all.iter().all(|other| (other.resource, &other.to) != (notice.resource, &notice.to)) {
+                all.push(notice);
+            }
+        }
+        all
+    })
 }
 
 /// A name that is never a reserved word, because none of those ends in `_`.
@@ -198,6 +232,13 @@ prop_compose! {
 
 const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f ";
 
+fn contact() -> Contact {
+    Contact {
+        mail: ["a@b", "c-d@example.org"].map(|text| text.parse().expect("an address")).into(),
+        language: Some(NoticeLanguage::De),
+    }
+}
+
 prop_compose! {
     fn tenant()(
         state in prop_oneof![
@@ -220,7 +261,7 @@ prop_compose! {
         let login = Login { user, ssh_keys };
         // The names are set when the tenant is added to the policy.
         let name = "placeholder".parse().expect("a name");
-        (plan, Tenant { name, plan: "placeholder".parse().expect("a name"), state, settings, login, timers, ftp, links: Vec::new() })
+        (plan, Tenant { name, plan: "placeholder".parse().expect("a name"), state, settings, login, timers, ftp, contact: contact(), links: Vec::new() })
     }
 }
 
@@ -233,10 +274,13 @@ prop_compose! {
             "[a-zA-Z0-9._$@]{1,9}".prop_map(Principal::User),
             "[a-zA-Z0-9._$@]{1,9}".prop_map(Principal::Group),
         ], 0..4),
+        observers in btree_set("[a-z0-9][a-z0-9._-]{0,9}".prop_map(Principal::User), 0..3),
+        metrics in (select(&MetricsDetail::ALL[..]), 1u64..=600),
         syslog in any::<bool>(),
         (memory, tasks, disk) in (size(0), 0u64..1 << 40, size(0)),
-        (user, login_group) in ("[a-z]{1,8}_", "[a-z]{1,8}_"),
-        silent in option::of(1u64..=86_400),
+        (user, login_group, notifier) in ("[a-z]{1,8}_", "[a-z]{1,8}_", "[a-z]{1,8}-"),
+        rules in notices(),
+        (silent, keep, most) in (option::of(1u64..=86_400), 3600u64..=400 * 86_400, 1000u32..=1_000_000),
         group in option::of("[a-z]{1,8}_"),
         mail in ("(/[a-z]{1,4}){1,3}_", option::of("[a-z]{1,8}\\.[a-z0-9]{1,3}")),
         lent in btree_map(name(), ("/run/[a-z]{1,8}_/[ -.0-~]{1,8}_", 1u32..=HostSocket::MAX_CONNECTIONS), 0..3),
@@ -251,6 +295,7 @@ prop_compose! {
             syslog,
             reserve: Reserve { memory, tasks, disk },
             admins: admins.into_iter().collect(),
+            observers: observers.into_iter().collect(),
             user,
             login_group,
             web: Web { group },
@@ -261,6 +306,11 @@ prop_compose! {
                 .map(|(name, (path, connections))| (name, HostSocket { path: path.into(), connections }))
                 .collect(),
             network: HostNetwork::default(),
+            events: EventsKept { keep: Period(keep), most },
+            metrics: MetricsSettings { tenants: metrics.0, cache: Period(metrics.1) },
+            notices: NoticeSettings { user: notifier, every: Period(metrics.1) },
+            default_notices: rules,
+            contact: contact(),
         }
     }
 }
@@ -272,8 +322,17 @@ fn served(settings: Settings, host: &Host) -> Settings {
     Settings { host_sockets, sleep: settings.sleep.filter(|_| !is_awake), ..settings }
 }
 
-/// A tenant with the door of each of its timers, logins and sockets.
+/// A tenant with the door of each of its timers, logins and sockets, and without notices of what it has no limit of.
 fn with_doors(mut tenant: Tenant) -> Tenant {
+    let limits = tenant.settings.limits.clone();
+    tenant.settings.notices.retain(|notice| {
+        let value = notice.resource.word().parse().ok().and_then(|key: LimitKey| limits.value(key));
+        let needs_soft = notice.at.iter().any(|threshold| matches!(threshold, Threshold::Soft | Threshold::Grace(_)));
+        match value {
+            Some(LimitValue::At(pair)) => !needs_soft || pair.soft != pair.hard,
+            _ => false,
+        }
+    });
     let has_sockets = tenant.settings.services.iter().any(|service| !service.sockets.is_empty());
     let needs =
         [(Door::Cron, !tenant.timers.is_empty()), (Door::Ftp, !tenant.ftp.is_empty()), (Door::Socket, has_sockets)];
@@ -324,7 +383,8 @@ proptest! {
         let files: Vec<(PathBuf, String)> = dump(&policy)
             .into_iter()
             .map(|(path, content)| {
-                let needed = ["plan ", "[", "name ", "command ", "files ", "pass ", "path ", "to ", "state ", "suspend_reason "];
+                let needed = ["plan ", "[", "name ", "command ", "files ", "pass ", "path ", "to ", "state ", "suspend_reason ",
+                    "resource ", "at ", "mail "];
                 let keep = |line: &&str| needed.iter().any(|start| line.starts_with(start)) || kept.next() == Some(true);
                 (path, content.lines().filter(keep).map(|line| format!("{line}\n")).collect())
             })

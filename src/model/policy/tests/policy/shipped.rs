@@ -46,11 +46,13 @@ fn a_tenant_with_the_plan_php_has_a_site() {
         tasks: 32_768,
         disk: None,
         users: vec![("root".to_owned(), 0)],
+        has_user: |_| true,
         has_web_group: true,
         has_path: |_| true,
         mail_problem: None,
         has_address: |_| false,
         listening: Vec::new(),
+        unenforceable: std::collections::BTreeMap::new(),
     };
     assert_eq!(check(shipped.path(), &machine), []);
     let policy = shipped.read().policy.expect("a policy");
@@ -71,7 +73,20 @@ fn bailiwick_toml_holds_every_key_with_its_default() {
     assert_eq!(written, shipped.read().policy.expect("a policy").host);
 
     let text = include_str!("../../../../../config/bailiwick.toml");
-    for key in ["state_dir", "runtime_dir", "ids", "require", "admins", "user", "web", "mail", "network"] {
+    for key in [
+        "state_dir",
+        "runtime_dir",
+        "ids",
+        "require",
+        "admins",
+        "observers",
+        "metrics",
+        "notices",
+        "user",
+        "web",
+        "mail",
+        "network",
+    ] {
         let is_shown = |line: &str| line.trim_start_matches("# ").starts_with(&format!("{key} = "));
         assert!(text.lines().any(is_shown), "{key} is not shown");
     }

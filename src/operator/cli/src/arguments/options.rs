@@ -1,9 +1,11 @@
 //! Options and operands that several commands share, and those of `create`.
 
+use crate::before::Hooks;
 use bailiwick_declare::NewTenant;
 use bailiwick_proto::Bytes;
-use bailiwick_types::{LoginName, PlanName, Profile, TenantName};
-use clap::Args;
+use bailiwick_types::{LoginName, PlanName, Profile, TenantName, TenantState};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, ValueEnum};
 use std::ffi::OsString;
 
 /// The output format.
@@ -31,6 +33,63 @@ pub(crate) struct OptionalTenants {
     /// Names of tenants; default: all
     #[arg(value_name = "TENANT")]
     pub(crate) tenants: Vec<TenantName>,
+}
+
+/// Which tenants `list` shows, and what of them.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ListOptions {
+    /// Only tenants in this state; several, separated by commas
+    #[arg(long, value_name = "STATE", value_delimiter = ',', value_parser = states())]
+    pub(crate) state: Vec<TenantState>,
+    /// Only tenants of this plan; several, separated by commas
+    #[arg(long, value_name = "PLAN", value_delimiter = ',')]
+    pub(crate) plan: Vec<PlanName>,
+    /// Sort by a column
+    #[arg(long, value_name = "COLUMN", value_enum, default_value_t = Column::Name)]
+    pub(crate) sort: Column,
+    /// In the opposite order
+    #[arg(long)]
+    pub(crate) reverse: bool,
+    /// Show these columns only, separated by commas
+    #[arg(long, value_name = "COLUMN", value_enum, value_delimiter = ',', conflicts_with = "json")]
+    pub(crate) columns: Vec<Column>,
+}
+
+/// A column of `list`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Column {
+    /// The name of the tenant
+    Name,
+    /// Its state
+    State,
+    /// Its plan
+    Plan,
+    /// Its image
+    Image,
+    /// Its profile
+    Profile,
+    /// Why its jail did not start
+    Failure,
+}
+
+fn states() -> impl TypedValueParser<Value = TenantState> {
+    let state = |word: String| TenantState::ALL.into_iter().find(|state| state.word() == word);
+    PossibleValuesParser::new(TenantState::ALL.map(TenantState::word))
+        .try_map(move |word| state(word).ok_or("is no state"))
+}
+
+/// Whether hooks are asked.
+#[derive(Debug, Args)]
+pub(crate) struct HookOptions {
+    /// Ask no hook of hooks.d that runs before this command and could refuse it
+    #[arg(long)]
+    skip_hooks: bool,
+}
+
+impl From<HookOptions> for Hooks {
+    fn from(HookOptions { skip_hooks }: HookOptions) -> Self {
+        if skip_hooks { Self::Skip } else { Self::Ask }
+    }
 }
 
 /// At least one tenant.

@@ -1,6 +1,7 @@
 //! `create`: writes the file of a new tenant and starts its jail. Undoes both on failure.
 
 use super::{Requests, Stopped, failure, outcome};
+use crate::before::{BeforeHooks, Hooks};
 use crate::change::{Printed, ask, print_outcomes, warn_about_host};
 use crate::configuration;
 use crate::output::{self, Form};
@@ -8,12 +9,26 @@ use bailiwick_client::{AskError, Daemon};
 use bailiwick_declare::{NewTenant, PriorData, TenantFiles};
 use bailiwick_proto::control::{Done, Verb};
 use bailiwick_proto::{ControlReply, ControlRequest, Failure};
-use bailiwick_types::{ExitStatus, TenantName};
+use bailiwick_types::{EventData, EventType, EventValue, ExitStatus, TenantName};
 use std::path::Path;
 
 /// `bailiwick create`.
-pub(crate) fn create(config: &Path, name: TenantName, tenant: NewTenant, form: Form) -> Result<ExitStatus, Failure> {
+pub(crate) fn create(
+    config: &Path,
+    name: TenantName,
+    tenant: NewTenant,
+    hooks: Hooks,
+    form: Form,
+) -> Result<ExitStatus, Failure> {
     let daemon = configuration::daemon(config)?;
+    let hooks = BeforeHooks::read(config, hooks)?;
+    if hooks.are_for(EventType::TenantCreated) {
+        // No hook is asked for what cannot be done. The lock is free again while they run.
+        TenantFiles::open(config)
+            .and_then(|files| files.prepare(name.clone(), tenant.clone()).map(drop))
+            .map_err(failure)?;
+        hooks.ask(EventType::TenantCreated, &name, &data(&tenant))?;
+    }
     let prior = write_file(&daemon, config, &name, tenant)?;
     let undo = || undo_create(&daemon, config, &name, prior);
     match ask(&daemon, &ControlRequest::Apply { tenants: vec![name.clone()], now: false, restart: false }) {
@@ -36,13 +51,24 @@ pub(crate) fn create(config: &Path, name: TenantName, tenant: NewTenant, form: F
         }
         Err(error) if error.is_no_answer() => {
             output::complain(&format!("the file is written, but the jail is not started: {}", Failure::from(error)));
-            print_outcomes(&[outcome(&name, Done::Written)], Printed::Nothing, form)
+            print_outcomes(&[outcome(&name, Done::Written)], Printed::Nothing, form)?;
+            Ok(ExitStatus::Partly)
         }
         Err(error) => {
             undo();
             Err(error.into())
         }
     }
+}
+
+/// What a hook is told of a new tenant.
+fn data(tenant: &NewTenant) -> EventData {
+    let values = [
+        ("plan", Some(tenant.plan.to_string())),
+        ("profile", tenant.profile.map(|profile| profile.word().to_owned())),
+        ("login", tenant.login.as_ref().map(ToString::to_string)),
+    ];
+    values.into_iter().filter_map(|(name, value)| Some((name.to_owned(), EventValue::text(&value?)))).collect()
 }
 
 /// Writes the file of a new tenant. Returns whether data of that name existed before.
@@ -108,7 +134,7 @@ mod tests {
     use crate::tenant::tests::{config, name, outcomes, tenant_file};
     use bailiwick_client::fake;
     use bailiwick_proto::control::{TenantDetail, TenantOutcome, TenantState, TenantSummary};
-    use bailiwick_types::IdRange;
+    use bailiwick_types::{Contact, IdRange};
     use std::collections::BTreeMap;
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
@@ -116,8 +142,9 @@ mod tests {
     #[test]
     fn create_works_without_the_daemon_and_refuses_an_existing_tenant() {
         let config = config();
-        let create = |tenant: &str, plan: &str| create(config.path(), name(tenant), new_tenant(plan), Form::Text);
-        assert_eq!(create("bob", "small"), Ok(ExitStatus::Done));
+        let create =
+            |tenant: &str, plan: &str| create(config.path(), name(tenant), new_tenant(plan), Hooks::Ask, Form::Text);
+        assert_eq!(create("bob", "small"), Ok(ExitStatus::Partly), "there is no jail yet");
         let path = config.path().join("tenants.d/bob.toml");
         assert_eq!(fs::metadata(&path).expect("written").permissions().mode() & 0o7777, 0o644);
         assert_eq!(create("bob", "small").expect_err("exists").status, ExitStatus::Conflict);
@@ -131,7 +158,7 @@ mod tests {
     fn an_invalid_setting_is_reported_with_its_position() {
         let config = config();
         let bad = NewTenant { ssh_keys: vec!["no key".to_owned()], ..new_tenant("small") };
-        let failure = create(config.path(), name("bob"), bad, Form::Text).expect_err("no key");
+        let failure = create(config.path(), name("bob"), bad, Hooks::Ask, Form::Text).expect_err("no key");
         assert_eq!(failure.status, ExitStatus::Invalid);
         assert!(failure.message.starts_with("the configuration is not valid\nerror: "), "{}", failure.message);
         assert_eq!(tenant_file(&config, "bob.toml"), None);
@@ -162,6 +189,8 @@ mod tests {
             memory: None,
             host_sockets: BTreeMap::new(),
             mail: None,
+            contact: Contact::default(),
+            notices: Vec::new(),
         };
         vec![ControlReply::Show(Box::new(detail))]
     }
@@ -189,7 +218,10 @@ mod tests {
             };
             let replies = vec![said, outcomes(&[failed]), outcomes(&[]), outcomes(&[]), outcomes(&[])];
             let (daemon, served) = fake(&config.path().join("run"), replies);
-            assert_eq!(create(config.path(), bob.clone(), new_tenant("small"), Form::Text), Ok(ExitStatus::HostCannot));
+            assert_eq!(
+                create(config.path(), bob.clone(), new_tenant("small"), Hooks::Ask, Form::Text),
+                Ok(ExitStatus::HostCannot)
+            );
             let last = if is_purged {
                 ControlRequest::Purge { tenant: bob.clone() }
             } else {
@@ -206,7 +238,8 @@ mod tests {
     fn nothing_is_created_if_prior_data_is_unknown() {
         let config = config();
         let (_, served) = fake(&config.path().join("run"), vec![answers(ExitStatus::Failed)]);
-        let failure = create(config.path(), name("bob"), new_tenant("small"), Form::Text).expect_err("refused");
+        let failure =
+            create(config.path(), name("bob"), new_tenant("small"), Hooks::Ask, Form::Text).expect_err("refused");
         assert_eq!(failure, Failure::of(ExitStatus::Failed, "so it is"));
         assert_eq!(served.join().expect("served"), [ControlRequest::Show { tenant: name("bob") }]);
         assert_eq!(tenant_file(&config, "bob.toml"), None);
@@ -223,7 +256,10 @@ mod tests {
                 outcomes(&[outcome(&name("bob"), Done::Started)]),
             ],
         );
-        assert_eq!(create(config.path(), name("bob"), new_tenant("small"), Form::Text), Ok(ExitStatus::Done));
+        assert_eq!(
+            create(config.path(), name("bob"), new_tenant("small"), Hooks::Ask, Form::Text),
+            Ok(ExitStatus::Done)
+        );
         let asked = served.join().expect("served");
         assert_eq!(asked[1], ControlRequest::Apply { tenants: vec![name("bob")], now: false, restart: false });
         assert_eq!(asked[2], ControlRequest::Lifecycle { verb: Verb::Start, tenants: vec![name("bob")] });

@@ -230,7 +230,7 @@ faults    4
     web     20           7
   refused in a minute
     REASON  PACKETS  BECAUSE
-    dns     12       to port 53 of a host that is not a resolver of the tenant
+    dns     12       to port 53, where \"dns\" is not in `ports` or the host is no resolver of the tenant
   processes
            PID     MEMORY  COMMAND
             10       1.0M  init

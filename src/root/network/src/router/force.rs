@@ -32,16 +32,17 @@ impl Router {
         let is_kept = |rules: &SharedRules| desired.shared().into_iter().any(|new| new.name == rules.name);
         let replaced = replaced.filter(|rules| !is_kept(rules) && !self.is_used(&rules.name, Some(name)));
         let replaced: Vec<_> = replaced.collect();
-        let sets = sets_of(&self.settings);
+        let sets = sets_by_name();
         self.commit(|batch| {
             for rules in &new {
                 add_shared(batch, rules);
+                change(batch, &sets, &Elements::new(), &rules.leads);
             }
             change(batch, &sets, &old, &desired.elements);
             // Those that are there go on counting.
             change(batch, &sets, &Elements::new(), &router::counters(desired.number));
             for rules in &replaced {
-                remove_part(batch, &rules.sets, &rules.chains);
+                remove_shared(batch, &sets, rules);
             }
         })
     }
@@ -59,7 +60,7 @@ impl Router {
 
     /// Takes the rules of a tenant away, but not its counts.
     pub(super) fn take_out_of_force(&mut self, old: &Desired) -> Result<(), RouterError> {
-        let sets = sets_of(&self.settings);
+        let sets = sets_by_name();
         // The volume goes on while the jail is down: its next one may start at once.
         let mut gone = old.elements.clone();
         gone.remove(MONTH);
@@ -81,7 +82,7 @@ impl Router {
     }
 
     fn remove_counts(&mut self, is_of: impl Fn(u32) -> bool) -> Result<(), RouterError> {
-        let sets = sets_of(&self.settings);
+        let sets = sets_by_name();
         let mut gone = Elements::new();
         for set in sets.keys().filter(|set| router::counts(set)) {
             let mut elements = self.elements_of(set)?;
@@ -94,16 +95,17 @@ impl Router {
     /// Puts what all tenants have in common in force.
     pub(super) fn put_common_in_force(&mut self, settings: &RouterSettings) -> Result<(), RouterError> {
         let (old, new) = (router::common(&self.settings), router::common(settings));
-        let sets = sets_of(settings);
+        let sets = sets_by_name();
         self.commit(|batch| change(batch, &sets, &old, &new))
     }
 
     /// Removes what a tenant has shared with others, if nobody else has it.
     pub(super) fn remove_shared_of(&mut self, old: &Desired) -> Result<(), RouterError> {
         let unused: Vec<_> = old.shared().into_iter().filter(|rules| !self.is_used(&rules.name, None)).collect();
+        let sets = sets_by_name();
         is_gone(self.commit(|batch| {
             for rules in &unused {
-                remove_part(batch, &rules.sets, &rules.chains);
+                remove_shared(batch, &sets, rules);
             }
         }))
     }
@@ -123,7 +125,7 @@ impl Router {
     /// what the kernel holds of the last month goes then, too.
     pub(super) fn begin_months(&mut self) -> Result<(), RouterError> {
         let numbers = self.usage.begun();
-        let sets = sets_of(&self.settings);
+        let sets = sets_by_name();
         let Some(set) = sets.get(MONTH).filter(|_| !numbers.is_empty()) else { return Ok(()) };
         let mut old = self.elements_of(MONTH)?;
         old.retain(|element| router::parse_key(&element.key).is_some_and(|(number, _)| numbers.contains(&number)));
@@ -223,7 +225,7 @@ impl Router {
     /// The elements of all sets but those that count.
     fn wanted_elements(&self) -> Elements {
         let mut all = router::common(&self.settings);
-        let shared = self.all_shared().into_values().map(|rules| &rules.elements);
+        let shared = self.all_shared().into_values().flat_map(|rules| [&rules.elements, &rules.leads]);
         for elements in shared.chain(self.tenants.values().map(|desired| &desired.elements)) {
             for (set, elements) in elements {
                 all.entry(set.clone()).or_default().extend(elements.iter().cloned());
@@ -342,6 +344,12 @@ fn is_gone(removed: Result<(), RouterError>) -> Result<(), RouterError> {
     }
 }
 
+/// Removes shared rules that no tenant needs any more, and what leads to them.
+fn remove_shared(batch: &mut Batch, sets: &BTreeMap<String, Set>, rules: &SharedRules) {
+    change(batch, sets, &rules.leads, &Elements::new());
+    remove_part(batch, &rules.sets, &rules.chains);
+}
+
 /// Removes shared rules that nothing leads to any more.
 fn remove_part(batch: &mut Batch, sets: &[Set], chains: &[Chain]) {
     for chain in chains {
@@ -378,8 +386,8 @@ impl Router {
     }
 }
 
-fn sets_of(settings: &RouterSettings) -> BTreeMap<String, Set> {
-    router::table(settings).sets.into_iter().map(|set| (set.name.clone(), set)).collect()
+fn sets_by_name() -> BTreeMap<String, Set> {
+    router::sets().into_iter().map(|set| (set.name.clone(), set)).collect()
 }
 
 fn is_same(one: &Set, other: &Set) -> bool {

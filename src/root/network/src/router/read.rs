@@ -10,7 +10,7 @@ use bailiwick_netlink::route::{Class, Family, Link, Mac, Neighbour, Prefix, Queu
 use bailiwick_plan::network::{GATEWAY_MAC, JAIL_MAC, ROUTES, link_name};
 use bailiwick_proto::net::{MOST_CONNECTIONS, MOST_NETWORKS};
 use bailiwick_proto::{Failure, NetReply};
-use bailiwick_rules::router::{self, COUNTED_OUT, MONTH, RECEIVED, SENT, TABLE, parse_key, refused_set};
+use bailiwick_rules::router::{self, COUNTED_OUT, MONTH, MOST, RECEIVED, SENT, TABLE, parse_key, refused_set};
 use bailiwick_types::{
     Bound, ByteRate, ByteSize, ExitStatus, NetworkConnection, NetworkFacts, NetworkLimits, NetworkTraffic,
     RefusedPacket, TenantName, Traffic, Volume,
@@ -38,7 +38,7 @@ impl Router {
     /// What one tenant has sent and received since the router counts.
     pub(super) fn traffic_of(&mut self, number: u32) -> Result<NetworkTraffic, RouterError> {
         let mut traffic = NetworkTraffic::default();
-        for set in router::table(&self.settings).sets {
+        for set in router::sets() {
             for key in router::counters(number).remove(&set.name).unwrap_or_default() {
                 if let Some(element) = self.nft.element(TABLE, &set, &key)? {
                     add_counter(&mut traffic, &set.name, &element);
@@ -49,8 +49,7 @@ impl Router {
     }
 
     pub(super) fn elements_of(&mut self, name: &str) -> Result<Vec<Element>, RouterError> {
-        let sets = router::table(&self.settings).sets;
-        let set: Option<Set> = sets.into_iter().find(|set| set.name == name);
+        let set: Option<Set> = router::sets().into_iter().find(|set| set.name == name);
         match set {
             Some(set) => Ok(self.nft.elements(TABLE, &set, MOST_ELEMENTS)?),
             None => Ok(Vec::new()),
@@ -77,6 +76,14 @@ impl Router {
         Ok(elements.iter().filter_map(stop).collect())
     }
 
+    /// How many connections the kernel lets each tenant have, by number.
+    fn most_connections(&mut self) -> Result<BTreeMap<u32, u32>, RouterError> {
+        let counted: BTreeSet<u32> = self.elements_of(COUNTED_OUT)?.iter().filter_map(router::counted_after).collect();
+        let most = |element: &Element| Some((parse_key(&element.key)?.0, router::most_connections(element)?));
+        let declared = self.elements_of(MOST)?;
+        Ok(declared.iter().filter_map(most).filter(|(_, most)| counted.contains(most)).collect())
+    }
+
     /// What a tenant has used of its month. The kernel stops it with the packet that would be too much, which is not counted here: then
     /// all is used.
     pub(super) fn used(&self, name: &TenantName, stops: &BTreeMap<u32, (u64, u64)>) -> u64 {
@@ -99,9 +106,7 @@ impl Router {
         self.found.note(differences, SystemTime::now());
         let refused = self.refused().map_err(error)?;
         let stops = self.stops().map_err(error)?;
-        let counted = self.elements_of(COUNTED_OUT).map_err(error)?;
-        let most = |element: &Element| Some((parse_key(&element.key)?.0, router::most_connections(element)?));
-        let connections: BTreeMap<u32, u32> = counted.iter().filter_map(most).collect();
+        let connections = self.most_connections().map_err(error)?;
         let seen = self.look_at_links().map_err(error)?;
         let mut all = Vec::with_capacity(names.len());
         for name in names {
@@ -170,12 +175,13 @@ impl Router {
 }
 
 fn connection(of: Connection) -> NetworkConnection {
-    let (source_port, destination_port) = (of.ports.map(|ports| ports.0), of.ports.map(|ports| ports.1));
+    let (source_port, destination_port) = (of.ports.map(|ports| ports.0), of.answering_port);
     NetworkConnection {
         protocol: protocol_name(of.protocol),
         source: of.source,
         source_port,
-        destination: of.destination,
+        // A published port of the host leads to one of the jail.
+        destination: of.answers,
         destination_port,
         state: of.tcp_state.map(|number| {
             TCP_STATES.get(usize::from(number)).map_or_else(|| number.to_string(), |word| (*word).to_owned())

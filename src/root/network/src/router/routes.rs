@@ -43,7 +43,7 @@ impl Router {
         }
         match self.route.link(ROUTER_LINK)? {
             // One that was made for another prefix is no business of this process any more.
-            Some(link) if side.other_address(&self.route.addresses()?, link.index).is_some() => {}
+            Some(link) if side.other_address(&self.route.addresses_of(link.index)?).is_some() => {}
             Some(link) => found.extend(side.ensure(&mut self.route, &link)?.into_iter().map(Difference::of_uplink)),
             None => found.push(Difference::of_uplink(format!(
                 "the router has no link {ROUTER_LINK} to the host; `bailiwick-net --uplink` makes it"

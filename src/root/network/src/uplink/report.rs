@@ -2,11 +2,12 @@
 
 use crate::settings::RouterUser;
 use crate::uplink::UplinkError;
+use crate::uplink::names::Known;
 use bailiwick_observe::network::NetworkError;
 use bailiwick_policy::Host;
 use bailiwick_proto::{Failure, NET_DIR};
 use bailiwick_sys::file::{self, Outlives};
-use bailiwick_types::{DomainName, ExitStatus};
+use bailiwick_types::{DomainName, ExitStatus, PortRange};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io;
@@ -14,6 +15,7 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, SystemTime};
 
+/// As in [`bailiwick_proto::NET_REPORT`].
 const FILE: &str = "uplink.json";
 /// As in [`bailiwick_proto::NET_ERROR`].
 const ERROR: &str = "error";
@@ -29,14 +31,23 @@ pub(crate) struct Report {
     pub(crate) addresses: Vec<IpAddr>,
     /// The resolvers of jails.
     pub(crate) resolvers: Vec<IpAddr>,
+    /// The ports that tenants may publish.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ports: Option<PortRange>,
     /// The addresses of names that policies allow.
     #[serde(default)]
     pub(crate) names: BTreeMap<DomainName, Vec<IpAddr>>,
+    /// When they were asked, if time was over before all were.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) asked: BTreeMap<DomainName, u64>,
     /// Why the cache of names cannot run, if it should.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) cache: Option<String>,
     /// What is wrong with the host's side.
     pub(crate) problems: Vec<String>,
+    /// What was missing on the host's side, and was put back.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) repaired: Vec<String>,
 }
 
 impl Report {
@@ -52,7 +63,30 @@ impl Report {
             problems.push(text(&error));
             Vec::new()
         });
-        Self { at: now(), addresses, resolvers, names: BTreeMap::new(), cache: None, problems }
+        let own = resolvers.iter().filter(|resolver| addresses.contains(resolver));
+        problems.extend(own.map(|resolver| {
+            format!(
+                "no name resolves through {resolver}: it is an address of this host, which no jail reaches; write a resolver on another \
+                 machine as \"resolvers\" below [network] in bailiwick.toml"
+            )
+        }));
+        Self {
+            at: now(),
+            addresses,
+            resolvers,
+            ports: None,
+            names: BTreeMap::new(),
+            asked: BTreeMap::new(),
+            cache: None,
+            problems,
+            repaired: Vec::new(),
+        }
+    }
+
+    /// The same, with what is known of names.
+    pub(super) fn with_names(&self, known: &Known) -> Self {
+        let problems = self.problems.iter().chain(&known.problems).cloned().collect();
+        Self { names: known.names.clone(), asked: known.asked.clone(), problems, ..self.clone() }
     }
 
     /// How long ago it was made.
@@ -116,6 +150,12 @@ pub(crate) fn read(dir: impl AsFd) -> io::Result<Option<Report>> {
     }
 }
 
+/// Which file the last report is: each one is a new file. `None` when there is none.
+pub(crate) fn identity(dir: impl AsFd) -> Option<(u64, i64, u64)> {
+    let facts = rustix::fs::statat(dir, FILE, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).ok()?;
+    Some((facts.st_ino, facts.st_mtime, facts.st_mtime_nsec))
+}
+
 fn now() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs()
 }
@@ -125,7 +165,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_resolver_on_the_host_itself_is_told() {
+        let [own, other] = ["203.0.113.1", "203.0.113.53"].map(|text| text.parse::<IpAddr>().expect("an address"));
+        let of = |resolvers| Report::new(vec![own], Ok(resolvers), None).problems;
+        assert_eq!(of(vec![other]), [""; 0]);
+        let told = of(vec![other, own]);
+        assert!(told.len() == 1 && told[0].starts_with("no name resolves through 203.0.113.1"), "{told:?}");
+    }
+
+    #[test]
     fn everybody_finds_the_error_where_it_is_told() {
         assert_eq!(bailiwick_proto::NET_ERROR, format!("{NET_DIR}/{ERROR}"));
+        assert_eq!(bailiwick_proto::NET_REPORT, format!("{NET_DIR}/{FILE}"));
     }
 }

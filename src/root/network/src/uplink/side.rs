@@ -12,8 +12,8 @@ const RULE_PRIORITY: u32 = 1000;
 /// Jails have addresses beside those of another prefix.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "bailiwick.toml has {wanted} below [network], but the router has {there}, beside which jails that run have their addresses; write \
-     the earlier value again, or end the jails with a network (`bailiwick stop NAME`) and run `bailiwick-net --uplink`"
+    "bailiwick.toml has {wanted} below [network], but the router has {there} still; write the earlier value again, or end every jail \
+     with a network (`bailiwick stop NAME`), run `bailiwick-net --uplink` and start them some seconds later"
 )]
 pub(crate) struct OtherAddresses {
     /// The key with its value.
@@ -116,11 +116,12 @@ impl Side {
         &self.rules
     }
 
-    /// The address of a family that a link has in place of the planned one: it was made when `bailiwick.toml` had another prefix.
-    pub(crate) fn other_address(&self, there: &[Address], link: u32) -> Option<IpAddr> {
+    /// The address of a family that the link has in place of the planned one: it was made when `bailiwick.toml` had another prefix.
+    /// `there` are all addresses of the link.
+    pub(crate) fn other_address(&self, there: &[Address]) -> Option<IpAddr> {
         [Family::V4, Family::V6].into_iter().find_map(|family| {
             let is_local = |address: &IpAddr| matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local());
-            let own = there.iter().filter(|other| other.link == link).map(|other| other.address);
+            let own = there.iter().map(|other| other.address);
             let own: Vec<_> = own.filter(|other| Family::of(*other) == family && !is_local(other)).collect();
             if own.iter().any(|other| self.addresses.contains(other)) { None } else { own.first().copied() }
         })
@@ -133,12 +134,11 @@ impl Side {
             socket.set_link_state(link.index, State::Up)?;
             added.push(format!("{} was down", self.link));
         }
-        let there = socket.addresses()?;
+        let there = socket.addresses_of(link.index)?;
         for address in &self.addresses {
             let len = if address.is_ipv4() { 32 } else { 128 };
             let wanted = Address::new(link.index, *address, len);
-            let is_there =
-                |other: &Address| (other.link, other.address, other.prefix_len) == (link.index, *address, len);
+            let is_there = |other: &Address| (other.address, other.prefix_len) == (*address, len);
             if !there.iter().any(is_there) {
                 socket.add_address(&wanted)?;
                 added.push(format!("{} lacked the address {address}", self.link));

@@ -1,9 +1,10 @@
 //! The mounts of a jail, made from inside: the root, the rows of the mount table, and what hides the rest.
 //!
-//! Danger: every target is resolved below the new root without following a link. Nothing of the tenant runs yet.
+//! Danger: every target is resolved below the new root without following a link. Nothing of the tenant runs yet. What is copied here
+//! is private: before the first copy every mount of this namespace became so, and what is made here has no peers.
 
 use bailiwick_plan::kernel::{self, ANSWERED};
-use bailiwick_plan::mount::{Flags, HOST_ETC_LAYER, Mount, RUN, Source, TERMINALS};
+use bailiwick_plan::mount::{Flags, HOST_ETC_LAYER, JAIL_TMPFS_SIZE, Mount, RUN, Source, TERMINALS};
 use bailiwick_plan::seed::LOCAL_DIRS;
 use bailiwick_sys::mount::{Parameter, attr};
 use bailiwick_sys::{file, mount};
@@ -13,8 +14,8 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-/// Directories that every host has. The first holds the new root before it becomes the root, the second a private
-/// file system with the masks, the third a whole sysfs. All are left behind with the host's tree.
+/// Directories that every host has. The first holds the new root before it becomes the root, the second the whole tmpfs of the
+/// jail, the third a whole sysfs. All are left behind with the host's tree.
 const STAGE: [&str; 3] = ["/usr", "/etc", "/sys"];
 /// The most bytes to read of a kernel file that is answered: it has one line for each processor and interrupt.
 const MAX_ANSWERED: usize = 1 << 20;
@@ -75,9 +76,9 @@ pub(crate) fn attributes(flags: Flags) -> u64 {
 }
 
 /// Mounts the new root on a directory of the host's tree. Only this mount namespace sees it.
-pub(super) fn stage(row: &Mount, source: Sources) -> io::Result<OwnedFd> {
+pub(super) fn stage(row: &Mount, source: Sources, own: &JailTmpfs) -> io::Result<OwnedFd> {
     let root = match (&row.source, source) {
-        (Source::Tmpfs { size, mode }, Sources::Fresh) => tmpfs(*size, *mode, row.flags_while_built())?,
+        (Source::JailTmpfs(name), Sources::Fresh) => own.directory(name, row.flags_while_built())?,
         (_, Sources::Mapped(fd)) => fd,
         _ => return Err(io::ErrorKind::Unsupported.into()),
     };
@@ -102,22 +103,24 @@ pub(super) fn stage_sysfs() -> io::Result<OwnedFd> {
     Ok(fresh)
 }
 
-/// A file system of the jail's own, of which only parts are shown: an empty file and an empty directory to hide
-/// others with, the empty tree of `/sys`, our answers to kernel files, and the layers of an overlay while it is made.
-pub(super) struct Masks {
+/// The jail's own tmpfs ([`Source::JailTmpfs`]), of which only parts are shown: the root, `/run` and `/dev`, an empty file and
+/// an empty directory to hide others with, the empty tree of `/sys`, our answers to kernel files, and the layers of an overlay
+/// while it is made. Each part is a mount with flags of its own, and nothing leads from one part to another.
+pub(super) struct JailTmpfs {
     tree: OwnedFd,
     file: OwnedFd,
     dir: OwnedFd,
 }
 
-impl Masks {
+impl JailTmpfs {
     pub(super) fn new(rows: &[Mount]) -> io::Result<Self> {
         let flags = Flags::READ_ONLY.and(Flags::NO_SUID).and(Flags::NO_DEV).and(Flags::NO_EXEC);
-        let fresh = mount::new_file_system("tmpfs", &[Parameter::Text("size", "1M")], attributes(Flags::NO_DEV))?;
+        let fresh = tmpfs(JAIL_TMPFS_SIZE, 0o755, Flags::NO_DEV)?;
         file::open_at(&fresh, "file", OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL, Mode::empty())?;
         file::make_dir_at(&fresh, "dir", 0)?;
         for row in rows {
             match row.source {
+                Source::JailTmpfs(name) => file::make_dir_at(&fresh, name, 0o755)?,
                 Source::Skeleton => drop(open_or_make(&fresh, &row.target, true)?),
                 // A file that this kernel lacks must not appear as an empty one.
                 Source::Sysfs(_) => {
@@ -151,20 +154,27 @@ impl Masks {
         Ok(Self { file: open("file")?, dir: open("dir")?, tree: fresh })
     }
 
-    /// A copy of a part of it, with the same flags.
+    /// A directory of it as a mount with these flags.
+    fn directory(&self, name: &str, flags: Flags) -> io::Result<OwnedFd> {
+        let directory = mount::private_copy(&self.tree, name)?;
+        mount::replace_attributes(&directory, attributes(flags))?;
+        Ok(directory)
+    }
+
+    /// A copy of a part of it that nobody writes to.
     fn part(&self, path: &str) -> io::Result<OwnedFd> {
-        mount::detached_copy(&self.tree, path.trim_start_matches('/'))
+        mount::private_copy(&self.tree, path.trim_start_matches('/'))
     }
 
     /// A copy of the empty file or directory that hides the target.
     fn over(&self, target: &OwnedFd) -> io::Result<OwnedFd> {
-        mount::detached_copy_of(if is_directory(target)? { &self.dir } else { &self.file })
+        mount::private_copy_of(if is_directory(target)? { &self.dir } else { &self.file })
     }
 }
 
 /// Hides everything in `/proc` that is in no list. The names are read here, from the jail's own procfs, so nothing
 /// depends on earlier knowledge of the host. An error comes with its path.
-pub(super) fn hide_unlisted(root: &OwnedFd, masks: &Masks) -> Result<(), (String, io::Error)> {
+pub(super) fn hide_unlisted(root: &OwnedFd, own: &JailTmpfs) -> Result<(), (String, io::Error)> {
     for (path, listed) in kernel::LISTED {
         let names = || file::names(file::open_dir_at(root, path.trim_start_matches('/'))?);
         for name in names().map_err(|error| ((*path).to_owned(), error))? {
@@ -180,7 +190,7 @@ pub(super) fn hide_unlisted(root: &OwnedFd, masks: &Masks) -> Result<(), (String
                 Err(error) if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => continue,
                 Err(error) => return Err((path, error)),
             };
-            let hide = || mount::attach(masks.over(&target)?, &target);
+            let hide = || mount::attach(own.over(&target)?, &target);
             hide().map_err(|error| (path, error))?;
         }
     }
@@ -221,7 +231,7 @@ fn hide_local(layers: &OwnedFd) -> io::Result<()> {
 }
 
 /// Makes a row for something that this kernel may lack.
-fn mount_row_if_present(root: &OwnedFd, row: &Mount, masks: &Masks, sysfs: &OwnedFd) -> io::Result<()> {
+fn mount_row_if_present(root: &OwnedFd, row: &Mount, own: &JailTmpfs, sysfs: &OwnedFd) -> io::Result<()> {
     let target = match mount::target(root, &row.target) {
         Ok(target) => target,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -229,13 +239,13 @@ fn mount_row_if_present(root: &OwnedFd, row: &Mount, masks: &Masks, sysfs: &Owne
     };
     let fd = match row.source {
         Source::Itself => {
-            let fd = mount::detached_copy_of(&target)?;
+            let fd = mount::private_copy_of(&target)?;
             mount::set_attributes(&fd, attributes(row.flags), None)?;
             fd
         }
         // A copy keeps the flags of its original.
-        Source::Sysfs(part) => mount::detached_copy(sysfs, part)?,
-        Source::Answer(answer) => masks.part(answer.path().trim_start_matches("/proc"))?,
+        Source::Sysfs(part) => mount::private_copy(sysfs, part)?,
+        Source::Answer(answer) => own.part(answer.path().trim_start_matches("/proc"))?,
         _ => return Err(io::ErrorKind::Unsupported.into()),
     };
     mount::attach(&fd, &target)
@@ -246,7 +256,7 @@ pub(super) fn mount_row(
     root: &OwnedFd,
     row: &Mount,
     source: Sources,
-    masks: &Masks,
+    own: &JailTmpfs,
     sysfs: &OwnedFd,
     counts: &[(&str, u64)],
 ) -> io::Result<()> {
@@ -255,19 +265,20 @@ pub(super) fn mount_row(
         return Ok(());
     }
     if row.only_if_present() {
-        return mount_row_if_present(root, row, masks, sysfs);
+        return mount_row_if_present(root, row, own, sysfs);
     }
     let flags = attributes(row.flags);
     let fd = match (&row.source, source) {
         (Source::HostEtc, Sources::Plain(lower)) => {
-            let overlay = overlay(masks, HOST_ETC_LAYER, &lower, None, row.flags)?;
+            let overlay = overlay(own, HOST_ETC_LAYER, &lower, None, row.flags)?;
             return mount::attach(&overlay, open_or_make(root, &row.target, true)?);
         }
         (_, Sources::Plain(fd) | Sources::Mapped(fd)) => fd,
         (_, Sources::Overlay { lower, upper }) => {
-            let overlay = overlay(masks, LOWER, &lower, upper.as_ref(), row.flags)?;
+            let overlay = overlay(own, LOWER, &lower, upper.as_ref(), row.flags)?;
             return mount::attach(&overlay, open_or_make(root, &row.target, true)?);
         }
+        (Source::JailTmpfs(name), Sources::Fresh) => own.directory(name, row.flags)?,
         (Source::Tmpfs { size, mode }, Sources::Fresh) => tmpfs(*size, *mode, row.flags)?,
         (Source::Proc, Sources::Fresh) => {
             // Processes that a user may not trace are hidden from it, except from root. Nobody may trace PID 1, and
@@ -277,7 +288,7 @@ pub(super) fn mount_row(
             count(&proc, counts)?;
             proc
         }
-        (Source::Skeleton, Sources::Fresh) => masks.part(&row.target)?,
+        (Source::Skeleton, Sources::Fresh) => own.part(&row.target)?,
         (Source::Devpts, Sources::Fresh) => mount::new_file_system(
             "devpts",
             &[
@@ -327,12 +338,12 @@ fn open_or_make(root: &OwnedFd, path: &str, directory: bool) -> io::Result<Owned
 ///
 /// A third layer lies between the host's and the tenant's. A read-only overlay needs two layers. Where the tenant has
 /// a layer, the third hides the host's `/usr/local`: the operator's own programs are not part of the image.
-fn overlay(masks: &Masks, name: &str, lower: &OwnedFd, upper: Option<&OwnedFd>, flags: Flags) -> io::Result<OwnedFd> {
-    mount::attach(lower, mount::target(&masks.tree, name)?)?;
+fn overlay(own: &JailTmpfs, name: &str, lower: &OwnedFd, upper: Option<&OwnedFd>, flags: Flags) -> io::Result<OwnedFd> {
+    mount::attach(lower, mount::target(&own.tree, name)?)?;
     if let Some(upper) = upper {
-        mount::attach(upper, mount::target(&masks.tree, UPPER)?)?;
+        mount::attach(upper, mount::target(&own.tree, UPPER)?)?;
     }
-    rustix::process::fchdir(&masks.tree)?;
+    rustix::process::fchdir(&own.tree)?;
     let is_written = !flags.has(Flags::READ_ONLY);
     let (layers, written): (String, &[Parameter<'_>]) = match upper {
         // The host's first: the root of the overlay looks like that of the first layer.

@@ -5,7 +5,7 @@
 //! jail may send is decided in the router, which looks at each packet.
 
 use bailiwick_netlink::Error;
-use bailiwick_netlink::route::{Address, AddressGeneration, Family, Mac, Neighbour, Prefix, Route, RouteSocket, State};
+use bailiwick_netlink::route::{Address, AddressGeneration, Family, Mac, Neighbour, Prefix, Route, RouteSocket};
 use bailiwick_plan::network::{Addresses, GATEWAY_MAC, GATEWAY_V4, GATEWAY_V6, INTERFACE};
 use bailiwick_plan::seed::{RESOLV_CONF, RESOLV_CONF_BEFORE, RUN_RESOLV_CONF};
 use bailiwick_sys::file;
@@ -25,7 +25,7 @@ pub(super) fn set_up(addresses: Addresses) -> Result<(), Error> {
         why: "the router made no such interface".to_owned(),
     })?;
     socket.set_address_generation(link.index, AddressGeneration::None)?;
-    socket.set_link_state(link.index, State::Up)?;
+    let mut routes = Vec::new();
     for address in addresses.all() {
         let (gateway, len) = match address {
             IpAddr::V4(_) => (IpAddr::V4(GATEWAY_V4), 32),
@@ -33,9 +33,10 @@ pub(super) fn set_up(addresses: Addresses) -> Result<(), Error> {
         };
         socket.add_address(&Address::new(link.index, address, len))?;
         socket.add_neighbour(&Neighbour::permanent(link.index, gateway, Mac(GATEWAY_MAC)))?;
-        socket.add_route(&Route::over(Prefix::all(Family::of(address)), link.index).via(gateway))?;
+        routes.push(Route::over(Prefix::all(Family::of(address)), link.index).via(gateway));
     }
-    Ok(())
+    // The start comes last: what needs the kernel's lock of links after it would wait until the kernel has looked at both ends.
+    socket.start_with_routes(link.index, &routes)
 }
 
 /// Says in the jail's `/run` where names are looked up, and has `/etc/resolv.conf` lead there, if that is as an earlier version of

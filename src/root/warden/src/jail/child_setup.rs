@@ -6,7 +6,7 @@
 //! seccomp filter comes before the capabilities are dropped, because loading it needs one. The last step looks up no
 //! name.
 
-use crate::jail::child_mounts::{Masks, Sources, hide_unlisted, make_run, mount_row, stage, stage_sysfs};
+use crate::jail::child_mounts::{JailTmpfs, Sources, hide_unlisted, make_run, mount_row, stage, stage_sysfs};
 use crate::jail::child_network;
 use crate::jail::step::{Step, reach};
 use bailiwick_plan::mount::{CANARY, Flags, INIT};
@@ -137,19 +137,19 @@ impl Inside<'_> {
         let plan = self.plan;
         step(Step::Root)?;
         mount::make_all_private().map_err(at(Step::Root, ""))?;
-        let masks = Masks::new(&plan.mounts).map_err(at(Step::Root, "masks"))?;
+        let own = JailTmpfs::new(&plan.mounts).map_err(at(Step::Root, "tmpfs"))?;
         let sysfs = stage_sysfs().map_err(at(Step::Root, "/sys"))?;
         let sources = std::mem::take(&mut self.sources);
         let mut rows = plan.mounts.iter().zip(sources);
         let (root_row, root_source) = rows.next().expect("the first row of every table is the root");
-        let root = stage(root_row, root_source).map_err(at(Step::Root, "/"))?;
+        let root = stage(root_row, root_source, &own).map_err(at(Step::Root, "/"))?;
 
         step(Step::Mounts)?;
         for (row, source) in rows {
-            mount_row(&root, row, source, &masks, &sysfs, kernel_memory::counts(plan.profile, plan.nesting))
+            mount_row(&root, row, source, &own, &sysfs, kernel_memory::counts(plan.profile, plan.nesting))
                 .map_err(at(Step::Mounts, &row.target))?;
         }
-        hide_unlisted(&root, &masks).map_err(|(path, error)| at(Step::Mounts, &path)(error))?;
+        hide_unlisted(&root, &own).map_err(|(path, error)| at(Step::Mounts, &path)(error))?;
         make_run(&root).map_err(at(Step::Mounts, "/run"))?;
         for link in &plan.links {
             match rustix::fs::symlinkat(link.to.as_str(), &root, link.path.trim_start_matches('/')) {

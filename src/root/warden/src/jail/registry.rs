@@ -8,6 +8,7 @@
 //!                         a step failed, or its time is over
 //! ```
 
+use crate::jail::init_set::InitSet;
 use crate::jail::record::Record;
 use crate::jail::start::StartingChild;
 use crate::jail::stop::{CLEAR_TIME, Ending};
@@ -78,14 +79,30 @@ pub(crate) enum End {
 }
 
 /// All jails. A tenant is in at most one of the maps.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Jails {
     running: BTreeMap<TenantName, Jail>,
+    /// The inits of those that run.
+    inits: InitSet,
+    /// Those that run and whose inits had no room in the set.
+    crowded_out: BTreeSet<TenantName>,
     starting: BTreeMap<TenantName, Starting>,
     ending: BTreeMap<TenantName, Ending>,
 }
 
 impl Jails {
+    /// # Errors
+    /// The process has no descriptor left.
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Self {
+            running: BTreeMap::new(),
+            inits: InitSet::new()?,
+            crowded_out: BTreeSet::new(),
+            starting: BTreeMap::new(),
+            ending: BTreeMap::new(),
+        })
+    }
+
     pub(crate) fn get(&self, tenant: &TenantName) -> Option<&Jail> {
         self.running.get(tenant)
     }
@@ -95,6 +112,9 @@ impl Jails {
     }
 
     pub(crate) fn add(&mut self, tenant: TenantName, jail: Jail) {
+        if !self.inits.add(&jail.pidfd, jail.record.pid) {
+            self.crowded_out.insert(tenant.clone());
+        }
         self.running.insert(tenant, jail);
     }
 
@@ -166,6 +186,8 @@ impl Jails {
     /// Begins to end a jail.
     pub(crate) fn end(&mut self, tenant: &TenantName, how: End) {
         let Some(jail) = self.running.remove(tenant) else { return };
+        self.inits.remove(&jail.pidfd);
+        self.crowded_out.remove(tenant);
         let now = Instant::now();
         let asked = || !jail.is_frozen() && process::signal(&jail.pidfd, Signal::TERM).is_ok();
         let ending = match how {
@@ -232,9 +254,25 @@ impl Jails {
         starting.chain(self.ending.values().map(Ending::due)).min()
     }
 
-    /// Descriptors that become readable when a running jail's init ends.
-    pub(crate) fn inits(&self) -> Vec<(TenantName, BorrowedFd<'_>)> {
-        self.running.iter().map(|(tenant, jail)| (tenant.clone(), jail.pidfd.as_fd())).collect()
+    /// Descriptors of which one is readable when a running jail's init has ended.
+    pub(crate) fn inits(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let alone = self.crowded_out.iter().filter_map(|tenant| self.running.get(tenant));
+        std::iter::once(self.inits.as_fd()).chain(alone.map(|jail| jail.pidfd.as_fd()))
+    }
+
+    /// The running jails whose inits have ended, or some of them if they are many.
+    ///
+    /// # Errors
+    /// The kernel refuses to wait, which it has no reason for.
+    pub(crate) fn ended(&self) -> io::Result<Vec<TenantName>> {
+        let pids = self.inits.ended()?;
+        let has_ended = |(tenant, jail): &(&TenantName, &Jail)| {
+            (pids.contains(&jail.record.pid) || self.crowded_out.contains(*tenant)) && !jail.still_runs()
+        };
+        if pids.is_empty() && self.crowded_out.is_empty() {
+            return Ok(Vec::new());
+        }
+        Ok(self.running.iter().filter(has_ended).map(|(tenant, _)| tenant.clone()).collect())
     }
 
     /// The running jails, with the numbers of their inits.
@@ -278,11 +316,45 @@ fn changes_jail(request: &WardenRequest) -> Option<(&TenantName, bool)> {
 mod tests {
     use super::*;
     use bailiwick_proto::Hold;
+    use bailiwick_types::Access;
+    use std::process::{Child, Command};
+
+    /// A process in place of an init.
+    fn jail() -> (Child, Jail) {
+        let child = Command::new("sleep").arg("1000").spawn().expect("starts");
+        let pidfd = process::open(child.id()).expect("runs");
+        let group = OwnedFd::from(std::fs::File::open("/").expect("opens"));
+        let record = Record::of(child.id(), &group, Access::ReadWrite).expect("runs");
+        (child, Jail { record, pidfd, freezer: None })
+    }
+
+    #[test]
+    fn the_end_of_an_init_is_seen_whether_or_not_the_set_had_room_for_it() {
+        let mut jails = Jails::new().expect("a set");
+        let ((mut one, first), (mut other, second)) = (jail(), jail());
+        let [alice, bob]: [TenantName; 2] = ["alice", "bob"].map(|name| name.parse().expect("a name"));
+        // What is in the set already is refused, as by a set without room.
+        assert!(jails.inits.add(&second.pidfd, second.record.pid));
+        jails.add(alice.clone(), first);
+        jails.add(bob.clone(), second);
+        jails.inits.remove(&jails.running[&bob].pidfd);
+        assert_eq!((jails.inits().count(), jails.crowded_out.iter().collect::<Vec<_>>()), (2, vec![&bob]));
+        assert!(jails.ended().expect("may").is_empty());
+        for (child, tenant) in [(&mut one, &alice), (&mut other, &bob)] {
+            child.kill().expect("may");
+            assert!(process::has_ended(&jails.running[tenant].pidfd, Duration::from_secs(60)).expect("may"));
+            assert_eq!(jails.ended().expect("may"), std::slice::from_ref(tenant));
+            jails.end(tenant, End::ByItself);
+            assert!(jails.ended().expect("may").is_empty() && jails.clears(tenant));
+            child.wait().expect("ended");
+        }
+        assert_eq!(jails.inits().count(), 1);
+    }
 
     #[test]
     fn only_requests_that_need_the_end_wait_for_an_ending_jail() {
         let tenant: TenantName = "alice".parse().expect("a name");
-        let mut jails = Jails::default();
+        let mut jails = Jails::new().expect("a set");
         let request = |word: &str| match word {
             "start" => WardenRequest::Start { tenant: tenant.clone() },
             "restart" => WardenRequest::Restart { tenant: tenant.clone() },

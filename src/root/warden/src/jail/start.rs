@@ -212,7 +212,8 @@ impl Builder<'_> {
                     lower: mount::detached_copy(rustix::fs::CWD, lower)?,
                     upper: upper.map(storage).transpose()?,
                 },
-                Source::Tmpfs { .. }
+                Source::JailTmpfs(_)
+                | Source::Tmpfs { .. }
                 | Source::Proc
                 | Source::Skeleton
                 | Source::Sysfs(_)

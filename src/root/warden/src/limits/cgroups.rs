@@ -173,7 +173,10 @@ impl Groups {
     pub(super) fn make(&self, hierarchy: &str, path: &str) -> Result<OwnedFd, GroupError> {
         let (parent, name) = path.rsplit_once('/').expect("a group's path starts with a slash");
         let parent = self.directory(hierarchy, if parent.is_empty() { "/" } else { parent })?;
-        file::ensure_dir_at(&parent, name, 0o755).map_err(failed("make the control group", path))
+        // `bailiwickd` reads what is counted, and has no rights. Groups that an earlier warden made may be closed to it.
+        let made =
+            file::ensure_dir_at(&parent, name, 0o755).and_then(|made| file::set_mode(&made, 0o755).map(|()| made));
+        made.map_err(failed("make the control group", path))
     }
 
     /// Makes the groups of a tenant. The groups of an earlier jail are already gone.
