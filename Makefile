@@ -90,6 +90,7 @@ bench:
 ## lint: check formatting, subjects of commits, and clippy; warnings are errors
 lint:
 	tests/commits
+	MUTANTS_MATCH=1 tests/mutants
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets --all-features -- -D warnings
 

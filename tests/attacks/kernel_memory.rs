@@ -306,6 +306,8 @@ impl<'a> Tenant<'a> {
                 self.has_setting("net/ipv4/ipfrag_high_thresh", 4 * MIB);
                 self.has_setting("net/ipv6/ip6frag_high_thresh", 4 * MIB);
             }
+            // Jails with a network are tried in `network::rates`. This one can make none for itself.
+            "packets that wait for a rate" => self.has_no_right_over_a_network(),
             "network namespaces" | "neighbours, routes, links, rules" => self.has_no_right_over_a_network(),
             "contexts of asynchronous input and output" => self.refuses_calls(&[206]),
             "keys, bpf maps, rings of io_uring and perf" => self.refuses_calls(&[248, 321, 425, 298]),

@@ -371,6 +371,8 @@ fn a_full_disk_is_told_and_loses_no_event() {
         sessions += 1;
         assert_eq!(host.inside("alice", "true").0, 0);
     }
+    // bailiwickd hears of the end of a session after its client does.
+    until("all ends are heard", || host.log().matches("event=\"session-closed\"").count() == sessions);
     // What waits outlives a kill, and what could be read stays.
     let victim = host.program("bailiwickd");
     signal(victim, "KILL");

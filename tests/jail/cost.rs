@@ -100,7 +100,7 @@ fn a_start_and_a_stop_make_no_more_system_calls_than_before() {
         trace.end()
     });
     println!("start {starts:?}, stop {stops}");
-    is_within("a start", starts.into_iter().min().expect("some"), 1965);
+    is_within("a start", starts.into_iter().min().expect("some"), 1755);
     is_within("a stop", stops, 182);
 }
 

@@ -26,6 +26,7 @@ mod rights;
 mod second_wall;
 mod spoofing;
 mod survival;
+mod tables;
 mod told;
 
 use bailiwick_tests::wire::{Capture, OUTSIDE_V4, OUTSIDE_V6};

@@ -3,7 +3,7 @@
 use crate::{assert_refused, outside, outside_v6};
 use bailiwick_proto::NetReply;
 use bailiwick_tests::until;
-use bailiwick_tests::wire::{Space, Talk, Wire};
+use bailiwick_tests::wire::{OUTSIDE_V4, Space, Talk, Wire};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Instant;
 
@@ -34,6 +34,35 @@ fn a_rate_holds_in_its_direction_and_for_its_tenant_only() {
     }
     let mut talk = Talk::open(&wire.jail("carol"), outside(80)).expect("connects");
     assert!((0..TRIES).any(|_| rate_of(&mut talk) > 1.3), "carol has no rate");
+}
+
+/// The bytes that wait in the kernel for the rate of a jail's class.
+fn waiting(wire: &Wire) -> Option<u64> {
+    let queues: serde_json::Value =
+        serde_json::from_str(&wire.router().ok("tc -s -j qdisc show dev up0")).expect("tc writes JSON");
+    let own = queues.as_array()?.iter().find(|queue| queue["kind"] == "bfifo")?;
+    own["backlog"].as_u64()
+}
+
+#[test]
+fn what_waits_for_a_rate_is_bounded_by_its_bytes() {
+    let wire = Wire::running(&[("bob", "up = \"1M\"\nports = [\"udp/9\"]")]);
+    let bob = wire.jail("bob");
+    // With UDP_SEGMENT (udp(7)) what is sent at once is one packet for the kernel.
+    let flood = format!(
+        "perl -e 'use Socket; socket(my $s, 2, 2, 0) or die; setsockopt($s, 17, 103, pack(\"i\", 1400)) or die; \
+         my $to = pack_sockaddr_in(9, inet_aton(\"{OUTSIDE_V4}\")); send($s, \"x\" x 42000, 0, $to) or die for 1 .. 100'"
+    );
+    // A twentieth of a second at the rate.
+    let most = (1 << 20) / 20;
+    let mut seen = 0;
+    until("packets wait", || {
+        bob.ok(&flood);
+        let now = waiting(&wire).expect("its class has a queue that counts bytes");
+        assert!(now <= most, "{now} of {most} bytes");
+        seen = seen.max(now);
+        seen > most / 4
+    });
 }
 
 #[test]

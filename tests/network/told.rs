@@ -33,7 +33,7 @@ fn audited(wire: &Wire, tenant: &str) -> (String, String) {
 #[test]
 fn limits_are_shown_as_the_kernel_has_them_and_put_right() {
     let limits = "up = \"2M\"\ndown = \"3M\"\nconnections = 20\nmonth = { bytes = \"1G\", then = \"stop\" }";
-    let wire = Wire::running(&[("alice", limits), ("bob", "")]);
+    let wire = Wire::running(&[("alice", limits), ("bob", ""), ("carol", "up = \"4M\"")]);
     let shown = json(&wire, &["network", "alice"]);
     let limits = &shown["limits"];
     assert_eq!((&limits["up"]["at"], &limits["down"]["at"]), (&(2 << 20).into(), &(3 << 20).into()), "{shown}");
@@ -58,9 +58,14 @@ fn limits_are_shown_as_the_kernel_has_them_and_put_right() {
     let link = wire.router_link("alice");
     let router = wire.router();
     router.ok(&format!("tc qdisc del dev {link} root"));
-    let class = router.ok("tc class show dev up0");
-    let class = class.split_whitespace().nth(2).unwrap_or_else(|| panic!("{class}")).to_owned();
+    let class_of = |tenant: &str| {
+        let number = bailiwick_plan::network::number_of_link(&wire.router_link(tenant)).expect("a link of a jail");
+        format!("1:{:x}", number + 1)
+    };
+    let class = class_of("alice");
     router.ok(&format!("tc class change dev up0 classid {class} parent 1: htb rate 9mbps ceil 9mbps"));
+    // And the queue in which what carol sends waits.
+    router.ok(&format!("tc qdisc replace dev up0 parent {} pfifo limit 9", class_of("carol")));
     let differences = json(&wire, &["network", "alice"])["differences"].to_string();
     let is_told = differences.contains("down was unlimited in the kernel, not 3M") && differences.contains("up was ");
     let is_right = || {
@@ -69,8 +74,15 @@ fn limits_are_shown_as_the_kernel_has_them_and_put_right() {
     };
     assert!(is_told || is_right(), "{differences}");
     within_minutes("the rates are right", is_right);
+    within_minutes("what waits is bounded", || {
+        let queues = router.ok("tc qdisc show dev up0");
+        queues.matches("bfifo").count() == 2 && !queues.contains(" pfifo ")
+    });
     let told = format!("the rate of what {link} receives was not 3M; it was put right");
-    assert!(wire.net_log().contains(&told), "{}", wire.net_log());
+    let log = wire.net_log();
+    assert!(log.contains(&told), "{log}");
+    let told = format!("what {} sends did not wait in queue bfifo", wire.router_link("carol"));
+    assert!(log.contains(&told), "{log}");
     let report = wire.host.cli(&["audit", "alice"]);
     let report = String::from_utf8_lossy(&report.stdout).into_owned();
     assert!(report.contains("BW121") && report.contains("it was put right"), "{report}");

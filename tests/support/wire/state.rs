@@ -56,6 +56,10 @@ impl Wire {
         for (word, line, changing) in LISTS {
             for mut object in read(line).as_array().cloned().unwrap_or_default() {
                 without(&mut object, changing);
+                // The kernel chooses the number of a queue where a class has its packets wait.
+                if object["kind"] == "bfifo" {
+                    without(&mut object, &["handle"]);
+                }
                 // What the kernel adds by itself follows from the addresses, a moment later.
                 if object["protocol"] == "kernel" {
                     continue;
@@ -69,7 +73,7 @@ impl Wire {
         }
         // This list is never JSON.
         let classes = router.ok("tc class show dev up0");
-        state.0.extend(classes.lines().map(|line| line.trim().to_owned()));
+        state.0.extend(classes.lines().map(without_leaf));
         let ruleset = read("nft -j list ruleset");
         for object in ruleset["nftables"].as_array().expect("a list") {
             add_rules(&mut state, object);
@@ -104,8 +108,8 @@ fn add_rules(state: &mut RouterState, object: &Value) {
             let name = content["name"].as_str().unwrap_or_default().to_owned();
             state.add(kind, &content);
             // Those that the kernel adds with packets.
-            let counts = |rest: &str| rest.bytes().all(|byte| byte.is_ascii_digit());
-            let counts_connections = name.strip_prefix("connections-").is_some_and(counts);
+            let is_number = |rest: &str| rest.starts_with(|first: char| first.is_ascii_digit());
+            let counts_connections = name.strip_prefix("connections-").is_some_and(is_number);
             if name == "recorded" || name.starts_with("refused-") || counts_connections {
                 return;
             }
@@ -120,6 +124,14 @@ fn add_rules(state: &mut RouterState, object: &Value) {
             state.add(&format!("rule of {chain} {before:03}"), &content);
         }
         _ => state.add(kind, &content),
+    }
+}
+
+/// The line of a class without the number of its queue, which the kernel chooses.
+fn without_leaf(line: &str) -> String {
+    match line.trim().split_once(" leaf ") {
+        Some((class, rest)) => format!("{class} {}", rest.split_once(' ').map_or("", |(_, rest)| rest)),
+        None => line.trim().to_owned(),
     }
 }
 

@@ -142,15 +142,24 @@ pub fn directories(dir: impl AsFd) -> io::Result<Vec<OsString>> {
 /// # Errors
 /// The error of `getdents64(2)`.
 pub fn names(dir: impl AsFd) -> io::Result<Vec<OsString>> {
-    let mut names = Vec::new();
+    Ok(entries(dir)?.into_iter().map(|(name, _)| name).collect())
+}
+
+/// The same, with what the directory says that each is. Some file systems say [`FileType::Unknown`].
+///
+/// # Errors
+/// As for [`names`].
+pub fn entries(dir: impl AsFd) -> io::Result<Vec<(OsString, FileType)>> {
+    let mut entries = Vec::new();
     for entry in rustix::fs::Dir::read_from(dir)? {
-        let name = entry?.file_name().to_bytes().to_vec();
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
         if name != b"." && name != b".." {
-            names.push(OsString::from_vec(name));
+            entries.push((OsString::from_vec(name.to_vec()), entry.file_type()));
         }
     }
-    names.sort();
-    Ok(names)
+    entries.sort_by(|(one, _), (other, _)| one.cmp(other));
+    Ok(entries)
 }
 
 /// Makes a directory below `dir` unless it exists, and opens it. A new one has the mode, whatever the umask is. An existing one keeps

@@ -9,6 +9,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
 };
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -182,6 +183,14 @@ pub fn attach(mount: impl AsFd, target: impl AsFd) -> io::Result<()> {
         "",
         MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH,
     )?)
+}
+
+/// Mounts a detached mount on a name in an open directory. A link is not followed: it is an error.
+///
+/// # Errors
+/// The error of `move_mount(2)`; `ENOENT` when there is no such name.
+pub fn attach_at(mount: impl AsFd, dir: impl AsFd, name: &OsStr) -> io::Result<()> {
+    Ok(rustix::mount::move_mount(mount, "", dir, name, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?)
 }
 
 /// Opens the target of a mount below the root of a jail that is being built. The path may cross mounts, but no link.

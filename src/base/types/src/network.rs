@@ -750,7 +750,7 @@ pub struct Network {
     pub down: Bound<ByteRate>,
     /// The volume of a month; `None` for no bound.
     pub month: Option<MonthlyVolume>,
-    /// The most connections at a time, in both directions.
+    /// The most connections at a time that the tenant opens, and that others open with it.
     pub connections: u32,
 }
 

@@ -93,7 +93,7 @@ pub const KEYS: &[Key] = &[
     key("network.month.bytes", Text, "the bytes that the jail may send and receive in a month of UTC"),
     key("network.month.then", Text, "what happens above that: \"stop\", \"shape RATE\" or \"notify\""),
     key("network.month.notify", Table, "the shares in per cent at which the log tells of it"),
-    key("network.connections", Number, "connections at a time, in both directions"),
+    key("network.connections", Number, "connections at a time, in each direction"),
     key("notice", Tables, "whom the use of limits is told to"),
     key("notice.*.resource", Text, "what the notice is about, such as disk or memory"),
     key("notice.*.at", List, "when somebody is told: shares such as \"80%\", \"soft\", \"grace:2d\", \"hard\""),

@@ -157,6 +157,15 @@ pub const MEMORY: &[Object] = &[
         Nothing,
         same(By("net.ipv4.ipfrag_high_thresh and net.ipv6.ip6frag_high_thresh, 4 MiB each")),
     ),
+    row(
+        "packets that wait for a rate",
+        Nothing,
+        Nothing,
+        same(By(
+            "network.up, network.down: what passes in a twentieth of a second, 2 MiB at the most, and twenty times that in small \
+                 packets",
+        )),
+    ),
     row("network namespaces", Part, Part, same(Refused("user.max_net_namespaces of the jail"))),
     row("neighbours, routes, links, rules", Nothing, Nothing, same(Refused("no CAP_NET_ADMIN over any network"))),
     row("contexts of asynchronous input and output", Nothing, Nothing, same(Refused("filter"))),
@@ -235,7 +244,10 @@ pub const POOLS: &[Object] = &[
         "connections that are tracked (nf_conntrack_max)",
         Part,
         Part,
-        same(By("network.connections; without CAP_NET_ADMIN a jail tracks none of its own")),
+        same(By(
+            "network.connections: as many that the tenant opens, as many that others open, and twelve times as many that have ended; without \
+             CAP_NET_ADMIN a jail tracks none of its own",
+        )),
     ),
     row("keys (kernel.keys.maxkeys), fanotify", Whole, Whole, same(Refused("filter"))),
     row(

@@ -156,13 +156,21 @@ pub fn counts(set: &str) -> bool {
 /// Whether the kernel adds elements to a set, when packets come.
 #[must_use]
 pub fn grows_by_itself(set: &str) -> bool {
-    set == RECORDED || cache::grows_by_itself(set) || set.starts_with(REFUSED_PREFIX) || counts_connections(set)
+    let is_of_counting = counting_end(set).is_some();
+    set == RECORDED || cache::grows_by_itself(set) || set.starts_with(REFUSED_PREFIX) || is_of_counting
 }
 
 /// Whether a set counts the open connections of each tenant.
 #[must_use]
 pub fn counts_connections(set: &str) -> bool {
-    set.strip_prefix(COUNTING_PREFIX).is_some_and(|most| most.parse::<u32>().is_ok())
+    counting_end(set).is_some_and(|end| end != RATE)
+}
+
+/// What follows the number in the name of a set of [`counting`].
+fn counting_end(set: &str) -> Option<&str> {
+    let rest = set.strip_prefix(COUNTING_PREFIX)?;
+    let end = rest.trim_start_matches(|digit: char| digit.is_ascii_digit());
+    (end.len() < rest.len()).then_some(end)
 }
 
 const REFUSED_PREFIX: &str = "refused-";
@@ -761,34 +769,56 @@ impl Way {
 
 /// The end of the name of the chain of a policy that judges answers.
 const BACK: &str = "-back";
-/// What the set of tenants with open connections is called, before how many each may have.
+/// What the sets that count the connections of tenants are called, before how many each may have.
 const COUNTING_PREFIX: &str = "connections-";
-/// The ends of the names of the chains that count a new connection of whoever sends, and of whoever receives.
+/// The ends of the names of the chains, and of the sets, that count a new connection of whoever sends, and of whoever receives.
 const OUT: &str = "-out";
 const IN: &str = "-in";
+/// The end of the name of the set with how fast each tenant opens connections.
+const RATE: &str = "-rate";
+/// How long the kernel remembers that of a tenant which opens none: longer than until it may open as many at once as before.
+const RATE_TIME: Duration = Duration::from_secs(60);
+/// The least rate and burst of new connections.
+const LEAST_RATE: u32 = 50;
+const LEAST_BURST: u32 = 200;
+
+/// How many connections a tenant opens in a second, and at once, at the most, if it may have `most` at a time.
+///
+/// The kernel counts none that has ended, and remembers it for two minutes (`nf_conntrack_tcp_timeout_time_wait`). So this bounds how
+/// much of its table one tenant can fill.
+#[must_use]
+pub fn new_connections(most: u32) -> (u32, u32) {
+    ((most / 10).max(LEAST_RATE), most.max(LEAST_BURST))
+}
 
 /// The rules that count the open connections of all tenants who may have as many. They are no part of a policy, so that a changed
-/// policy begins no count anew.
+/// policy begins no count anew. What others open has a count of its own: it takes none of the tenant's.
 ///
 /// Danger: the kernel forgets an element that counts connections as soon as there are none. So rules make the elements, and the number
 /// is in the rules.
 #[must_use]
 pub fn counting(most: u32) -> SharedRules {
-    let name = counting_name(most);
-    let set = Set::new(&name, &[Field::Ifname]).dynamic().size(MOST_TENANTS).with(connections_over(most));
-    let over = || vec![connections_over(most)];
-    let sends = Rule::new([iifname().add_to(&name, Duration::ZERO, over()), refuse(RefusedPacket::Connections)]);
-    let receives = [Rule::new([oifname().add_to(&name, Duration::ZERO, over()), goto(FULL)])];
-    let chains = vec![
-        Chain::called(&format!("{name}{OUT}"), vec![sends]),
-        Chain::called(&format!("{name}{IN}"), receives.into()),
+    let name = format!("{COUNTING_PREFIX}{most}");
+    let [out, into, rate] = [OUT, IN, RATE].map(|end| format!("{name}{end}"));
+    let (second, burst) = new_connections(most);
+    let too_fast = || limit(LimitUnit::Packets, second.into(), burst, Bound::Over);
+    let over = || connections_over(most);
+    let set = |name: &str| Set::new(name, &[Field::Ifname]).dynamic().size(MOST_TENANTS);
+    let sets = vec![set(&out).with(over()), set(&into).with(over()), set(&rate).timeout(RATE_TIME).with(too_fast())];
+    // A second packet, such as another one of UDP that nobody has answered, opens nothing.
+    let opens = ct_status().has_not(status::CONFIRMED);
+    let is_fast = iifname().update_in(&rate, Duration::ZERO, vec![too_fast()]);
+    let sends = vec![
+        Rule::new([opens, is_fast, refuse(RefusedPacket::Connections)]),
+        Rule::new([iifname().add_to(&out, Duration::ZERO, vec![over()]), refuse(RefusedPacket::Connections)]),
     ];
-    let verdicts = [OUT, IN].map(|end| Verdict::Jump(format!("{name}{end}")));
-    let leads = leads(most, [COUNTED_OUT, COUNTED_IN], verdicts);
-    SharedRules { name, number: most, sets: vec![set], elements: Elements::new(), chains, leads }
+    let receives = vec![Rule::new([oifname().add_to(&into, Duration::ZERO, vec![over()]), goto(FULL)])];
+    let chains = vec![Chain::called(&out, sends), Chain::called(&into, receives)];
+    let leads = leads(most, [COUNTED_OUT, COUNTED_IN], [out, into].map(Verdict::Jump));
+    SharedRules { name, number: most, sets, elements: Elements::new(), chains, leads }
 }
 
-/// The key of a tenant in the set that counts its connections.
+/// The key of a tenant in the sets that count its connections.
 #[must_use]
 pub fn counted_by(number: u32) -> Element {
     Element::new(&[Value::Ifname(&ifname(number))])
@@ -807,10 +837,6 @@ pub fn counted_after(element: &Element) -> Option<u32> {
     let Some(Data::Verdict(Verdict::Jump(chain))) = &element.data else { return None };
     let most = chain.strip_prefix(COUNTING_PREFIX)?.strip_suffix(OUT)?.parse().ok()?;
     (element.key == Value::Mark(most).bytes()).then_some(most)
-}
-
-fn counting_name(most: u32) -> String {
-    format!("{COUNTING_PREFIX}{most}")
 }
 
 /// The port of resolvers (RFC 1035).
@@ -1090,7 +1116,9 @@ mod tests {
         let more = Network { connections: one.connections + 1, ..one.clone() };
         assert_eq!(rules(&one), rules(&more), "they are counted by other rules");
         let sets: Vec<_> = counting(7).sets.into_iter().map(|set| set.name).collect();
-        assert!(sets.iter().all(|set| counts_connections(set)) && !counts_connections(COUNTED_OUT));
+        assert_eq!(sets.iter().filter(|set| counts_connections(set)).count(), 2, "{sets:?}");
+        assert!(sets.iter().all(|set| grows_by_itself(set)));
+        assert!([COUNTED_OUT, COUNTED_IN, MOST].iter().all(|set| !grows_by_itself(set)));
         for all in [rules(&one), counting(7), counting(70)] {
             let names = all.sets.iter().map(|set| &set.name).chain(all.chains.iter().map(|chain| &chain.name));
             assert!(names.into_iter().all(|name| shared_of(name) == Some(&all.name)));

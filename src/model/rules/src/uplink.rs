@@ -5,13 +5,14 @@
 
 use crate::ranges::ends;
 use bailiwick_netfilter::nft::terms::{
-    accept, ct_state, ct_status, direction, dnat_to_address, drop, fib_daddr_type, iifname, ip_saddr, ip6_saddr,
-    is_ipv4, is_ipv6, masquerade, oifname, protocol, state, status, tcp_opens, th_dport,
+    Load, accept, connections_over, ct_state, ct_status, direction, dnat_to_address, drop, fib_daddr_type, iifname,
+    ip_saddr, ip6_saddr, is_ipv4, is_ipv6, l4proto, masquerade, oifname, protocol, state, status, tcp_opens, th_dport,
 };
-use bailiwick_netfilter::nft::{BaseChain, Chain, ChainKind, Direction, Hook, Policy, Rule, Table, Value};
+use bailiwick_netfilter::nft::{BaseChain, Chain, ChainKind, Direction, Field, Hook, Policy, Rule, Set, Table, Value};
 use bailiwick_plan::network::{HOST_LINK, Pools};
 use bailiwick_types::{ALWAYS_BLOCKED, PortRange, Prefix};
 use std::net::IpAddr;
+use std::time::Duration;
 
 /// The table of the host.
 pub const TABLE: &str = "bailiwick_uplink";
@@ -24,13 +25,23 @@ const LOCAL: u32 = 2;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 
-/// The table. `published` are the ports of the host that may lead into jails.
+/// The sets that count the connections of each address of a jail, and of each published port.
+const FROM_V4: &str = "from4";
+const FROM_V6: &str = "from6";
+const TO_PORT: &str = "to-port";
+/// The most addresses, or ports of two protocols, that a set grows to by itself.
+const MOST_COUNTED: u32 = 1 << 17;
+
+/// The table. `published` are the ports of the host that may lead into jails. The kernel of the host remembers at most `connections`
+/// of each address of a jail, and of each port.
+///
+/// The router counts, too, but it may forget a connection before the host does: a packet that ends it there may never arrive here.
 #[must_use]
-pub fn table(pools: Pools, published: Option<PortRange>) -> Table {
+pub fn table(pools: Pools, published: Option<PortRange>, connections: u32) -> Table {
     let base = |kind, hook, priority| BaseChain { kind, hook, priority, policy: Policy::Accept };
     let mut chains = vec![
         Chain::base("input", base(ChainKind::Filter, Hook::Input, BEFORE_FILTER), input()),
-        Chain::base("forward", base(ChainKind::Filter, Hook::Forward, BEFORE_FILTER), forward(pools)),
+        Chain::base("forward", base(ChainKind::Filter, Hook::Forward, BEFORE_FILTER), forward(pools, connections)),
         Chain::base("postrouting", base(ChainKind::Nat, Hook::Postrouting, SOURCE_NAT), hide(pools)),
     ];
     if let Some(ports) = published {
@@ -40,7 +51,15 @@ pub fn table(pools: Pools, published: Option<PortRange>) -> Table {
             publish(pools, ports),
         ));
     }
-    Table { chains, ..Table::new(TABLE) }
+    let counted = |name: &str, fields: &[Field]| {
+        Set::new(name, fields).dynamic().size(MOST_COUNTED).with(connections_over(connections))
+    };
+    let sets = vec![
+        counted(FROM_V4, &[Field::Ipv4]),
+        counted(FROM_V6, &[Field::Ipv6]),
+        counted(TO_PORT, &[Field::Protocol, Field::Service]),
+    ];
+    Table { sets, chains, ..Table::new(TABLE) }
 }
 
 fn from_router() -> Vec<bailiwick_netfilter::nft::Expr> {
@@ -52,7 +71,9 @@ fn input() -> Vec<Rule> {
     vec![Rule::new([from_router(), drop()])]
 }
 
-fn forward(pools: Pools) -> Vec<Rule> {
+fn forward(pools: Pools, connections: u32) -> Vec<Rule> {
+    let are_too_many = |of: Load, set: &str| of.add_to(set, Duration::ZERO, vec![connections_over(connections)]);
+    let is_new = || ct_state().has_not(state::ESTABLISHED | state::RELATED);
     let to_router = || oifname().eq(Value::Ifname(HOST_LINK));
     let (first, last) = ends(pools.ipv4());
     let mut rules =
@@ -70,9 +91,12 @@ fn forward(pools: Pools) -> Vec<Rule> {
     let is_led_elsewhere = || [direction(Direction::Original), ct_status().has(status::DESTINATION_NAT)].concat();
     rules.extend([
         Rule::new([from_router(), is_led_elsewhere(), drop()]).comment("the router has judged another destination"),
+        Rule::new([from_router(), is_new(), is_ipv4(), are_too_many(ip_saddr(), FROM_V4), drop()]),
+        Rule::new([from_router(), is_new(), is_ipv6(), are_too_many(ip6_saddr(), FROM_V6), drop()]),
         Rule::new([to_router(), ct_state().has(state::ESTABLISHED | state::RELATED), accept()]),
         Rule::new([to_router(), ct_status().has_not(status::DESTINATION_NAT), drop()])
             .comment("only answers, and published ports"),
+        Rule::new([to_router(), are_too_many(l4proto().concat(th_dport()), TO_PORT), drop()]),
     ]);
     rules
 }

@@ -132,14 +132,18 @@ pub(crate) fn run(config: &Path) -> Result<Vec<String>, UplinkError> {
 fn make_and_report(host: &Host, store: &mut Store) -> Result<Vec<String>, UplinkError> {
     let user = settings::user(host)?;
     let last = Report::last(host);
-    let made = make(host, user);
+    let policy = store.read().policy;
+    let known = last.as_ref().map(|last| last.connections).filter(|connections| *connections > 0);
+    let connections = policy.as_ref().map(rules::connections).or(known).unwrap_or(rules::MOST_CONNECTIONS);
+    let made = make(host, user, connections);
     // Jails must not reach the host, whatever else is wrong.
     let mut report = Report::new(addresses()?, observed::resolvers(&host.network), made.as_ref().err());
-    let wanted = store.read().policy.map(|policy| names::of_policy(&policy)).unwrap_or_default();
-    report.ports = host.network.ports;
-    // The first run after a boot puts nothing back, and neither does one for other addresses or ports.
+    let wanted = policy.as_ref().map(names::of_policy).unwrap_or_default();
+    (report.ports, report.connections) = (host.network.ports, connections);
+    // The first run after a boot puts nothing back, and neither does one for other addresses, ports or numbers.
+    let is_same = |last: &Report| (last.ports, last.connections) == (report.ports, report.connections);
     report.repaired = match (&last, &made) {
-        (Some(last), Ok(Made { done, is_for_other_addresses: false })) if last.ports == report.ports => done.clone(),
+        (Some(last), Ok(Made { done, is_for_other_addresses: false })) if is_same(last) => done.clone(),
         _ => Vec::new(),
     };
     report.cache = cache::follow(host, &report.resolvers).map_err(system("set up the cache of names"))?;
@@ -170,7 +174,7 @@ fn addresses() -> Result<Vec<IpAddr>, UplinkError> {
     Ok(addresses)
 }
 
-fn make(host: &Host, user: settings::RouterUser) -> Result<Made, UplinkError> {
+fn make(host: &Host, user: settings::RouterUser, connections: u32) -> Result<Made, UplinkError> {
     let pools = observed::pools(&host.network)?;
     observed::check_ipv6(pools)?;
     let families = if pools.ipv6().is_some() { Families::Both } else { Families::Ipv4 };
@@ -208,7 +212,7 @@ fn make(host: &Host, user: settings::RouterUser) -> Result<Made, UplinkError> {
     }
     repaired.extend(ensure_side(&side::of_router(pools), &mut inside, &theirs, is_new)?);
     repaired.extend(ensure_side(&side::of_host(pools), &mut socket, &ours, is_new)?);
-    let missing = rules::ensure(pools, host).map_err(part(RULES))?;
+    let missing = rules::ensure(pools, host, connections).map_err(part(RULES))?;
     repaired.extend(if is_new { Vec::new() } else { missing });
     // The host forwards last: until then nothing passes that the rules do not know.
     for setting in forwarding::of_host(families, network::HOST_LINK).map_err(system("read the host's settings"))? {

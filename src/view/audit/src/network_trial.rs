@@ -151,7 +151,7 @@ fn parse_reply(reply: &[u8]) -> Option<Result<(), Failure>> {
 fn make_parts(pools: Pools) -> Result<(), Failure> {
     let settings =
         RouterSettings { pools, resolvers: Vec::new(), cache: false, blocked: Vec::new(), names: BTreeMap::new() };
-    let tables = [router::table(&settings), uplink::table(pools, None)];
+    let tables = [router::table(&settings), uplink::table(pools, None, 1)];
     for (part, table) in tables.iter().enumerate() {
         let made = NftSocket::open().and_then(|mut nft| {
             let mut batch = Batch::new();

@@ -32,6 +32,8 @@ pub mod state {
 
 /// Bits of [`ct_status`], in the machine's order.
 pub mod status {
+    /// A packet of the connection has passed, so that the kernel remembers it.
+    pub const CONFIRMED: u32 = 8;
     /// The source was changed.
     pub const SOURCE_NAT: u32 = 0x10;
     /// The destination was changed.

@@ -1,4 +1,4 @@
-//! Queues of links and their classes: `tbf` and `htb` (`tc(8)`, `linux/pkt_sched.h`).
+//! Queues of links and their classes: `tbf`, `htb` and `bfifo` (`tc(8)`, `linux/pkt_sched.h`).
 
 use super::{RouteSocket, index_bytes, request};
 use crate::message::{CREATE, EXCLUSIVE, REPLACE, Writer, find, find_text, number32};
@@ -46,9 +46,9 @@ pub const fn handle(queue: u16, class: u16) -> u32 {
 pub struct Queue {
     /// The number of the link.
     pub link: u32,
-    /// Its own handle, as [`handle`] makes it with class 0.
+    /// Its own handle, as [`handle`] makes it with class 0; 0 for one that the kernel chooses.
     pub handle: u32,
-    /// The handle of its parent; [`Queue::ROOT`] for what the link sends from.
+    /// The handle of its parent, such as a class; [`Queue::ROOT`] for what the link sends from.
     pub parent: u32,
     /// What it does.
     pub kind: QueueKind,
@@ -70,6 +70,11 @@ pub enum QueueKind {
     Htb {
         /// The number of the class for packets without one; 0 for packets that no class limits.
         default_class: u32,
+    },
+    /// Lets packets wait, in their order (`tc-bfifo(8)`).
+    Fifo {
+        /// Bytes that may wait.
+        limit: u32,
     },
     /// Another one, by its name.
     Other(String),
@@ -109,7 +114,8 @@ impl Queue {
             }
             (planned, other) => planned == other,
         };
-        kind && (self.link, self.handle, self.parent) == (kernels.link, kernels.handle, kernels.parent)
+        let handle = self.handle == 0 || self.handle == kernels.handle;
+        kind && handle && (self.link, self.parent) == (kernels.link, kernels.parent)
     }
 }
 
@@ -133,6 +139,7 @@ impl fmt::Display for Queue {
         let kind = match &self.kind {
             QueueKind::Tbf { .. } => "tbf",
             QueueKind::Htb { .. } => "htb",
+            QueueKind::Fifo { .. } => "bfifo",
             QueueKind::Other(name) => name,
         };
         write!(out, "queue {kind} {} of link {}", Handle(self.handle), self.link)
@@ -211,8 +218,12 @@ fn write_queue(queue: &Queue, flags: u16) -> Result<Writer, Error> {
             writer.put_text(KIND, "htb");
             writer.nest(OPTIONS, |options| options.put(HTB_INIT, &parameters));
         }
+        QueueKind::Fifo { limit } => {
+            writer.put_text(KIND, "bfifo");
+            writer.put_u32(OPTIONS, *limit);
+        }
         QueueKind::Other(name) => {
-            let why = format!("\"{name}\" is neither tbf nor htb");
+            let why = format!("\"{name}\" is neither tbf, htb nor bfifo");
             return Err(Error::Invalid { what: format!("add {queue}"), why });
         }
     }
@@ -247,7 +258,8 @@ impl RouteSocket {
         self.socket.tell(&format_args!("add {queue}"), &mut write_queue(queue, CREATE | EXCLUSIVE)?)
     }
 
-    /// Adds a queue, or changes the one with its handle and kind, or puts it in the place of another.
+    /// Adds a queue, or changes the one with its handle and kind, or puts it in the place of another. With 0 as its handle the kernel
+    /// chooses one, and changes the queue of its kind that its parent has.
     ///
     /// # Errors
     /// As for [`Self::add_queue`].
@@ -330,6 +342,7 @@ fn parse_queue(body: &[u8]) -> Option<Queue> {
             QueueKind::Tbf { rate, burst: burst(waiting, rate), limit: parameters.get(24..28).and_then(number32)? }
         }
         "htb" => QueueKind::Htb { default_class: find(options, HTB_INIT)?.get(8..12).and_then(number32)? },
+        "bfifo" => QueueKind::Fifo { limit: options.get(..4).and_then(number32)? },
         _ => QueueKind::Other(name),
     };
     let number = |at: usize| number32(&head[at..at + 4]);

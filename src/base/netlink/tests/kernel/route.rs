@@ -285,8 +285,19 @@ fn queues_and_classes_are_read_back() {
                 "{text}"
             );
         }
+        let waits = |limit| Queue { link, handle: 0, parent: handle(1, 0x10), kind: QueueKind::Fifo { limit } };
+        for limit in [100_000, 200_000] {
+            socket.replace_queue(&waits(limit)).expect("replaces");
+            let found = of_link(&mut socket);
+            let own: Vec<_> = found.iter().filter(|queue| queue.parent != Queue::ROOT).collect();
+            assert!(own.len() == 1 && waits(limit).is(own[0]) && !waits(1).is(own[0]), "{found:?}");
+        }
+        if let Some(text) = second_reader("tc", &["qdisc", "show", "dev", "bw9"]) {
+            assert!(text.contains("parent 1:10 limit 200000b"), "{text}");
+        }
         socket.delete_class(&class(1, 1)).expect("deletes");
         assert_eq!(socket.classes(link).expect("lists"), []);
+        assert_eq!(of_link(&mut socket), std::slice::from_ref(&htb), "its queue goes with it");
         socket.delete_queue(&htb).expect("deletes");
     });
 }

@@ -15,6 +15,8 @@ use std::collections::BTreeSet;
 
 /// How long a packet may wait for its turn, as bytes at the rate: a twentieth of a second.
 const WAIT: u64 = 20;
+/// The most bytes that may wait. What waits is kernel memory that is charged to nobody: for small packets some twenty times as much.
+const MOST_WAITING: u32 = 2 << 20;
 /// The least bytes that pass at once: some packets, so that a timer's tick is enough for them.
 const LEAST_BURST: u32 = 16 * MTU;
 
@@ -141,9 +143,16 @@ pub(super) fn inward(link: u32, rate: ByteRate) -> Queue {
 }
 
 /// The class of what a jail sends, in the queue to the host.
+///
+/// What waits in it is in a queue of its own ([`outward_waiting`]).
 pub(super) fn outward(link: u32, handle: u32, rate: ByteRate) -> Class {
     let burst = burst(rate);
     Class { link, handle, parent: queue(), rate: rate.0, ceil: rate.0, burst, ceil_burst: burst, quantum: MTU }
+}
+
+/// Where packets of such a class wait. The kernel's own queue counts packets, and one may have 64 KiB.
+pub(super) fn outward_waiting(link: u32, class: u32, rate: ByteRate) -> Queue {
+    Queue { link, handle: 0, parent: class, kind: QueueKind::Fifo { limit: waiting(rate) } }
 }
 
 fn set_rate_in(socket: &mut RouteSocket, link: &Link, desired: &Desired) -> Result<(), Error> {
@@ -162,7 +171,8 @@ pub(super) fn set_rate_out(socket: &mut RouteSocket, desired: &Desired) -> Resul
         Err(error) if error.errno() != Some(Errno::EXIST.raw_os_error()) => return Err(error),
         _ => {}
     }
-    socket.replace_class(&outward(uplink.index, handle, rate))
+    socket.replace_class(&outward(uplink.index, handle, rate))?;
+    socket.replace_queue(&outward_waiting(uplink.index, handle, rate))
 }
 
 /// What passes at once: a hundredth of a second, and some packets at least.
@@ -172,5 +182,5 @@ fn burst(rate: ByteRate) -> u32 {
 
 /// What may wait.
 fn waiting(rate: ByteRate) -> u32 {
-    u32::try_from(rate.0 / WAIT).unwrap_or(u32::MAX / 2).clamp(LEAST_BURST, u32::MAX / 2)
+    u32::try_from(rate.0 / WAIT).unwrap_or(MOST_WAITING).clamp(LEAST_BURST, MOST_WAITING)
 }

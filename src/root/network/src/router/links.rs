@@ -5,7 +5,7 @@
 
 use super::desired::Desired;
 use super::found::Difference;
-use super::jail_link::{self, inward, outward};
+use super::jail_link::{self, inward, outward, outward_waiting};
 use super::{Router, RouterError};
 use bailiwick_netlink::Error;
 use bailiwick_netlink::route::{Class, Family, Link, Mac, Neighbour, Prefix, Queue, Route, RouteSocket, State};
@@ -28,7 +28,8 @@ impl Router {
         let links = self.route.links()?;
         let uplink = links.iter().find(|link| link.name == ROUTER_LINK);
         self.uplink = uplink.map(|link| link.index);
-        let mut over = self.over_links()?;
+        let queues = self.route.queues()?;
+        let mut over = self.over_links(&queues)?;
         let by_number: BTreeMap<_, _> = self.tenants.iter().map(|tenant| (tenant.1.number, tenant)).collect();
         let mut found = Vec::new();
         for link in &links {
@@ -41,11 +42,13 @@ impl Router {
         let Some(uplink) = uplink else { return Ok(found) };
         let there: BTreeMap<_, _> =
             self.route.classes(uplink.index)?.into_iter().map(|class| (class.handle, class)).collect();
-        found.extend(self.put_rates_out_right(uplink, there));
+        let waiting = queues.iter().filter(|queue| queue.link == uplink.index);
+        let waiting = waiting.map(|queue| (queue.parent, queue)).collect();
+        found.extend(self.put_rates_out_right(uplink, there, &waiting));
         Ok(found)
     }
 
-    fn over_links(&mut self) -> Result<BTreeMap<u32, Over>, Error> {
+    fn over_links(&mut self, queues: &[Queue]) -> Result<BTreeMap<u32, Over>, Error> {
         let mut all: BTreeMap<u32, Over> = BTreeMap::new();
         for family in [Family::V4, Family::V6] {
             for route in self.route.routes(family, Some(ROUTES))? {
@@ -56,23 +59,32 @@ impl Router {
         for neighbour in self.route.neighbours()?.into_iter().filter(Neighbour::is_permanent) {
             all.entry(neighbour.link).or_default().neighbours.push(neighbour);
         }
-        for queue in self.route.queues()?.into_iter().filter(|queue| queue.parent == Queue::ROOT && queue.handle != 0) {
-            let link = queue.link;
-            all.entry(link).or_default().root = Some(queue);
+        for queue in queues.iter().filter(|queue| queue.parent == Queue::ROOT && queue.handle != 0) {
+            all.entry(queue.link).or_default().root = Some(queue.clone());
         }
         Ok(all)
     }
 
-    fn put_rates_out_right(&mut self, uplink: &Link, mut there: BTreeMap<u32, Class>) -> Vec<Difference> {
+    /// Puts the classes of what jails send right, and where it waits; `there` and `waiting` are the kernel's, by the handle of a class.
+    fn put_rates_out_right(
+        &mut self,
+        uplink: &Link,
+        mut there: BTreeMap<u32, Class>,
+        waiting: &BTreeMap<u32, &Queue>,
+    ) -> Vec<Difference> {
         let mut found = Vec::new();
         for (name, desired) in &self.tenants {
             let Some((handle, rate)) = class(desired.number).zip(desired.up) else { continue };
-            let planned = outward(uplink.index, handle, rate);
-            if there.remove(&handle).is_none_or(|kernels| !planned.is(&kernels)) {
-                let put = jail_link::set_rate_out(&mut self.route, desired);
-                let text = format!("the rate of what {} sends was not {rate}", link_name(desired.number));
-                found.push(Difference::of_link(name.clone(), text + &outcome(put)));
-            }
+            let (planned, queue) = (outward(uplink.index, handle, rate), outward_waiting(uplink.index, handle, rate));
+            let what = if there.remove(&handle).is_none_or(|kernels| !planned.is(&kernels)) {
+                format!("the rate of what {} sends was not {rate}", link_name(desired.number))
+            } else if waiting.get(&handle).is_none_or(|kernels| !queue.is(kernels)) {
+                format!("what {} sends did not wait in {queue}", link_name(desired.number))
+            } else {
+                continue;
+            };
+            let put = jail_link::set_rate_out(&mut self.route, desired);
+            found.push(Difference::of_link(name.clone(), what + &outcome(put)));
         }
         // Of tenants that are gone, or have no rate any more.
         for class in there.values().filter(|class| class.parent == queue()) {

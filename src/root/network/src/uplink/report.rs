@@ -34,6 +34,9 @@ pub(crate) struct Report {
     /// The ports that tenants may publish.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) ports: Option<PortRange>,
+    /// How many connections the host remembers of one jail's address; 0 in the report of an older version.
+    #[serde(default)]
+    pub(crate) connections: u32,
     /// The addresses of names that policies allow.
     #[serde(default)]
     pub(crate) names: BTreeMap<DomainName, Vec<IpAddr>>,
@@ -75,6 +78,7 @@ impl Report {
             addresses,
             resolvers,
             ports: None,
+            connections: 0,
             names: BTreeMap::new(),
             asked: BTreeMap::new(),
             cache: None,

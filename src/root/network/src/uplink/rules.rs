@@ -3,15 +3,27 @@
 use bailiwick_netfilter::nft::{Batch, NftSocket};
 use bailiwick_netlink::Error;
 use bailiwick_plan::network::Pools;
-use bailiwick_policy::Host;
+use bailiwick_policy::{Host, Policy};
 use bailiwick_rules::uplink;
+use bailiwick_types::{Network, NetworkMode};
 
 /// More rules than the table has.
 const MOST: usize = 1000;
 
+/// How many connections the host remembers of one address: twice as many as any tenant may have, so that the router refuses the first one
+/// too many, and says so.
+pub(super) fn connections(policy: &Policy) -> u32 {
+    let networks = policy.tenants.values().map(|tenant| &tenant.settings.network);
+    let most = networks.filter(|network| network.mode != NetworkMode::None).map(|network| network.connections).max();
+    2 * most.unwrap_or(Network::CONNECTIONS)
+}
+
+/// The same when no policy can be read, and none was before.
+pub(super) const MOST_CONNECTIONS: u32 = 2 * Network::MAX_CONNECTIONS;
+
 /// Puts the table in force; returns what was wrong. One transaction replaces it, so no packet meets half of it.
-pub(super) fn ensure(pools: Pools, host: &Host) -> Result<Vec<String>, Error> {
-    let wanted = uplink::table(pools, host.network.ports);
+pub(super) fn ensure(pools: Pools, host: &Host, connections: u32) -> Result<Vec<String>, Error> {
+    let wanted = uplink::table(pools, host.network.ports, connections);
     let mut socket = NftSocket::open()?;
     let what = match socket.table(uplink::TABLE, MOST)? {
         Some(there) if there.table.clone().comparable() == wanted.clone().comparable() => return Ok(Vec::new()),

@@ -9,7 +9,7 @@ use bailiwick_plan::seed::LOCAL_DIRS;
 use bailiwick_sys::mount::{Parameter, attr};
 use bailiwick_sys::{file, mount};
 use bailiwick_types::ByteSize;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -166,9 +166,9 @@ impl JailTmpfs {
         mount::private_copy(&self.tree, path.trim_start_matches('/'))
     }
 
-    /// A copy of the empty file or directory that hides the target.
-    fn over(&self, target: &OwnedFd) -> io::Result<OwnedFd> {
-        mount::private_copy_of(if is_directory(target)? { &self.dir } else { &self.file })
+    /// A copy of the empty file or directory that hides one of this kind.
+    fn over(&self, kind: FileType) -> io::Result<OwnedFd> {
+        mount::private_copy_of(if kind == FileType::Directory { &self.dir } else { &self.file })
     }
 }
 
@@ -176,22 +176,18 @@ impl JailTmpfs {
 /// depends on earlier knowledge of the host. An error comes with its path.
 pub(super) fn hide_unlisted(root: &OwnedFd, own: &JailTmpfs) -> Result<(), (String, io::Error)> {
     for (path, listed) in kernel::LISTED {
-        let names = || file::names(file::open_dir_at(root, path.trim_start_matches('/'))?);
-        for name in names().map_err(|error| ((*path).to_owned(), error))? {
-            let name = name.to_string_lossy();
-            if kernel::is_listed(listed, &name) {
+        let failed = |error| ((*path).to_owned(), error);
+        let dir = file::open_dir_at(root, path.trim_start_matches('/')).map_err(failed)?;
+        for (name, kind) in file::entries(&dir).map_err(failed)? {
+            // The target of a link is checked by itself.
+            if kind == FileType::Symlink || kernel::is_listed(listed, &name.to_string_lossy()) {
                 continue;
             }
-            let path = format!("{path}/{name}");
-            let target = match mount::target(root, &path) {
-                Ok(target) => target,
-                // The target of a link is checked by itself, and what has gone needs no hiding.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => continue,
-                Err(error) => return Err((path, error)),
-            };
-            let hide = || mount::attach(own.over(&target)?, &target);
-            hide().map_err(|error| (path, error))?;
+            match own.over(kind).and_then(|over| mount::attach_at(over, &dir, &name)) {
+                // What has gone needs no hiding.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                done => done.map_err(|error| (format!("{path}/{}", name.display()), error))?,
+            }
         }
     }
     Ok(())
@@ -307,7 +303,7 @@ pub(super) fn mount_row(
 }
 
 fn is_directory(fd: impl AsFd) -> io::Result<bool> {
-    Ok(file::metadata(fd)?.kind == rustix::fs::FileType::Directory)
+    Ok(file::metadata(fd)?.kind == FileType::Directory)
 }
 
 /// Opens a row's target. If the new root lacks it, makes it with its parents.
