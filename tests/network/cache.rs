@@ -8,8 +8,8 @@ use bailiwick_tests::{SetAtEnd, until};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
-/// The resolvers that the cache asks.
-const UPSTREAMS: [Ipv4Addr; 2] = [Ipv4Addr::new(198, 18, 0, 54), Ipv4Addr::new(198, 18, 0, 55)];
+/// The resolvers that the cache asks: one in a range that jails do not reach otherwise, and one that only the port keeps from them.
+const UPSTREAMS: [Ipv4Addr; 2] = [Ipv4Addr::new(198, 18, 0, 54), Ipv4Addr::new(8, 8, 4, 4)];
 
 fn settings(cache: bool, upstream: Ipv4Addr) -> String {
     format!(", resolvers = [\"{upstream}\"], cache = {cache}, cache_user = \"64995\"")
