@@ -291,3 +291,21 @@ fn a_host_without_unbound_is_told_what_to_install() {
             .contains(&address.to_string()))
     );
 }
+
+#[test]
+fn the_host_does_not_take_the_cache_for_a_jail() {
+    let few = "connections = 100";
+    let mut wire = Wire::with(&settings(true, UPSTREAMS[0]));
+    let _upstream = NameServer::start(&wire.outside, UPSTREAMS[0]);
+    wire.start(&[("alice", few), ("bob", few), ("carol", few)]);
+    wire.start_cache();
+    until_answered(&wire.jail("alice"), "first.example.org");
+    // More questions of all together than the host remembers of one jail.
+    for tenant in ["alice", "bob", "carol"] {
+        let jail = wire.jail(tenant);
+        for number in 0..80 {
+            let name = format!("{tenant}{number}.example.org");
+            assert!(ask(&jail, cache(53)[0], &name).unwrap_or_else(|error| panic!("{name}: {error}")));
+        }
+    }
+}

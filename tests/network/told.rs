@@ -76,12 +76,12 @@ fn limits_are_shown_as_the_kernel_has_them_and_put_right() {
     within_minutes("the rates are right", is_right);
     within_minutes("what waits is bounded", || {
         let queues = router.ok("tc qdisc show dev up0");
-        queues.matches("bfifo").count() == 2 && !queues.contains(" pfifo ")
+        queues.matches("pfifo").count() == 2 && !queues.contains("limit 9p")
     });
     let told = format!("the rate of what {link} receives was not 3M; it was put right");
     let log = wire.net_log();
     assert!(log.contains(&told), "{log}");
-    let told = format!("what {} sends did not wait in queue bfifo", wire.router_link("carol"));
+    let told = format!("what {} sends did not wait in queue pfifo", wire.router_link("carol"));
     assert!(log.contains(&told), "{log}");
     let report = wire.host.cli(&["audit", "alice"]);
     let report = String::from_utf8_lossy(&report.stdout).into_owned();

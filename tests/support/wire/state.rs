@@ -56,8 +56,8 @@ impl Wire {
         for (word, line, changing) in LISTS {
             for mut object in read(line).as_array().cloned().unwrap_or_default() {
                 without(&mut object, changing);
-                // The kernel chooses the number of a queue where a class has its packets wait.
-                if object["kind"] == "bfifo" {
+                // The kernel chooses the number of a queue where packets wait for a rate.
+                if object["kind"] == "pfifo" {
                     without(&mut object, &["handle"]);
                 }
                 // What the kernel adds by itself follows from the addresses, a moment later.

@@ -162,8 +162,8 @@ pub const MEMORY: &[Object] = &[
         Nothing,
         Nothing,
         same(By(
-            "network.up, network.down: what passes in a twentieth of a second, 2 MiB at the most, and twenty times that in small \
-                 packets",
+            "network.up, network.down: from 100 to 256 packets in each direction, of 64 KiB at the most, or of 32 KiB that a \
+             small one keeps",
         )),
     ),
     row("network namespaces", Part, Part, same(Refused("user.max_net_namespaces of the jail"))),
@@ -245,8 +245,9 @@ pub const POOLS: &[Object] = &[
         Part,
         Part,
         same(By(
-            "network.connections: as many that the tenant opens, as many that others open, and twelve times as many that have ended; without \
-             CAP_NET_ADMIN a jail tracks none of its own",
+            "network.connections: as many that the tenant opens, as many that others open, and those of two minutes that have \
+             ended, of which both open a twentieth of that number in a second, between 50 and 500; without CAP_NET_ADMIN a \
+             jail tracks none of its own",
         )),
     ),
     row("keys (kernel.keys.maxkeys), fanotify", Whole, Whole, same(Refused("filter"))),

@@ -43,6 +43,8 @@ pub struct Machine {
     pub mail_problem: Option<String>,
     /// Whether it has an address.
     pub has_address: fn(IpAddr) -> bool,
+    /// Why jails have no resolver on it unless `bailiwick.toml` names one; `None` when they have.
+    pub no_resolver: Option<String>,
     /// The ports on which something on it listens, and that others reach.
     pub listening: Vec<Port>,
     /// The tenants that have a limit which must hold and cannot hold on it, with the limit and why.
@@ -271,6 +273,9 @@ impl Findings<'_> {
 
     /// The resolvers of jails: no jail reaches the host itself.
     fn resolvers(&mut self, policy: &Policy, machine: &Machine) {
+        if let Some(why) = machine.no_resolver.as_ref().filter(|_| policy.gives_networks()) {
+            self.add(host::FILE, "network", Problem::warning(format!("no name resolves in jails: {why}")));
+        }
         let own = policy.host.network.resolvers.iter().filter(|resolver| (machine.has_address)(**resolver));
         for resolver in own {
             let problem = Problem::warning(format!("\"{resolver}\" is an address of this host, which no jail reaches"));

@@ -16,9 +16,9 @@ mod cache;
 use crate::ranges::{ends, merged, merged_ports};
 use bailiwick_netfilter::nft::terms::{
     Load, accept, connections_over, counted, ct_dport, ct_mark, ct_protocol, ct_saddr, ct_saddr6, ct_sport, ct_state,
-    ct_status, direction, drop, goto, has_header, icmp_type, iifname, ip_daddr, ip_saddr, ip6_daddr, ip6_saddr,
-    is_ipv4, is_ipv6, jump, l4proto, limit, log, nfproto, oifname, priority, protocol, quota_over, reject, set_mark,
-    set_priority, state, status, th_dport, th_sport,
+    ct_status, direction, drop, goto, has_header, icmp_type, iifname, ip_daddr, ip_saddr, ip_ttl, ip6_daddr,
+    ip6_hop_limit, ip6_saddr, is_ipv4, is_ipv6, jump, l4proto, limit, log, nfproto, oifname, priority, protocol,
+    quota_over, reject, set_mark, set_priority, state, status, th_dport, th_sport,
 };
 use bailiwick_netfilter::nft::{
     BaseChain, Bound, Chain, ChainKind, Data, Direction, Element, Expr, Field, Hook, LimitUnit, Policy, Rejection,
@@ -163,7 +163,7 @@ pub fn grows_by_itself(set: &str) -> bool {
 /// Whether a set counts the open connections of each tenant.
 #[must_use]
 pub fn counts_connections(set: &str) -> bool {
-    counting_end(set).is_some_and(|end| end != RATE)
+    counting_end(set).is_some_and(|end| [OUT, IN].contains(&end))
 }
 
 /// What follows the number in the name of a set of [`counting`].
@@ -328,7 +328,12 @@ fn refusing(reason: RefusedPacket) -> Chain {
 fn source(pools: Pools) -> Vec<Rule> {
     let from_host = || iifname().eq(Value::Ifname(ROUTER_LINK));
     let (first, last) = ends(pools.ipv4());
+    let from_jail = || iifname().ne(Value::Ifname(ROUTER_LINK));
+    let ends_here = |hops: Load| hops.within(Value::Hops(0), Value::Hops(1));
     let mut rules = vec![
+        Rule::new([is_ipv4(), ends_here(ip_ttl()), from_jail(), drop()])
+            .comment("it would end a connection here, and not on the host"),
+        Rule::new([is_ipv6(), ends_here(ip6_hop_limit()), from_jail(), drop()]),
         Rule::new([is_ipv4(), iifname().concat(ip_saddr()).lookup(OWN_V4), set_mark(MARK), accept()]),
         Rule::new([is_ipv6(), iifname().concat(ip6_saddr()).lookup(OWN_V6), set_mark(MARK), accept()]),
         Rule::new([is_ipv4(), from_host(), ip_saddr().within(Value::Ip(first), Value::Ip(last)), drop()])
@@ -405,9 +410,16 @@ fn is_error() -> Vec<Expr> {
     ct_state().has(state::RELATED)
 }
 
-/// Nothing is for the router itself. A jail that tries hears so, and is counted.
+/// Nothing is for the router itself. A jail that tries hears so, and is counted. What comes from the host is for a published port that
+/// leads nowhere now.
 fn input() -> Vec<Rule> {
-    vec![Rule::new([iifname().ne(Value::Ifname(ROUTER_LINK)), refuse(RefusedPacket::Blocked)])]
+    vec![Rule::new([iifname().ne(Value::Ifname(ROUTER_LINK)), refuse(RefusedPacket::Blocked)]), Rule::new([closed()])]
+}
+
+/// Answers as a closed port does. The kernel of the host then forgets the connection soon: a dropped one counts there for two minutes
+/// (`bailiwick_rules::uplink`).
+fn closed() -> Vec<Expr> {
+    [protocol(TCP), reject(Rejection::TcpReset)].concat()
 }
 
 fn is_open() -> Vec<Expr> {
@@ -454,7 +466,6 @@ fn outbound() -> Vec<Rule> {
         // Late answers of resolvers, which may have private addresses.
         Rule::new([is_error(), is_judged(), is_ipv4(), ip_daddr().lookup(RESOLVERS_V4), goto(PASSED)]),
         Rule::new([is_error(), is_judged(), is_ipv6(), ip6_daddr().lookup(RESOLVERS_V6), goto(PASSED)]),
-        Rule::new([is_new(), follow(iifname(), MOST, COUNTED_OUT)]),
         Rule::new([follow(iifname(), POLICY_OF, POLICY)]),
         Rule::new([refuse(RefusedPacket::NotAllowed)]),
     ]
@@ -464,7 +475,7 @@ fn outbound() -> Vec<Rule> {
 fn inbound() -> Vec<Rule> {
     let is_judged = || oifname().concat(ct_mark()).lookup(JUDGED);
     let about_open_port = oifname().concat(ct_protocol()).concat(ct_sport(Direction::Reply)).lookup(OPEN_PORTS);
-    let elsewhere = oifname().concat(l4proto()).concat(th_dport()).lookup_not(OPEN_PORTS);
+    let elsewhere = || oifname().concat(l4proto()).concat(th_dport()).lookup_not(OPEN_PORTS);
     vec![
         Rule::new([ct_state().has(state::INVALID), drop()]),
         // An error comes from wherever the packet was, also from a private address, and after a packet that was judged.
@@ -476,8 +487,9 @@ fn inbound() -> Vec<Rule> {
         Rule::new([is_back(), follow(oifname(), POLICY_OF, ANSWERS)]),
         Rule::new([is_back(), drop()]),
         Rule::new([ct_status().has_not(status::DESTINATION_NAT), drop()]).comment("only to published ports"),
-        Rule::new([elsewhere, drop()]).comment("which are published today"),
-        Rule::new([is_new(), follow(oifname(), MOST, COUNTED_IN)]),
+        Rule::new([elsewhere(), closed()]),
+        Rule::new([elsewhere(), drop()]).comment("which are published today"),
+        Rule::new([opens(), follow(oifname(), MOST, COUNTED_IN)]),
         Rule::new([no_number(), goto(RECEIVES)]),
     ]
 }
@@ -507,11 +519,11 @@ fn between() -> Vec<Rule> {
     ]
 }
 
-/// The first packet of a connection between two jails.
+/// A packet between two jails that nobody has answered yet.
 fn new_between() -> Vec<Rule> {
     vec![
-        Rule::new([follow(iifname(), MOST, COUNTED_OUT)]),
-        Rule::new([follow(oifname(), MOST, COUNTED_IN)]),
+        Rule::new([opens(), follow(iifname(), MOST, COUNTED_OUT)]),
+        Rule::new([opens(), follow(oifname(), MOST, COUNTED_IN)]),
         Rule::new([no_number(), goto(BOTH)]),
     ]
 }
@@ -531,20 +543,29 @@ fn sender_is_over() -> Vec<Expr> {
     [iifname().lookup(MONTH), refuse(RefusedPacket::Month)].concat()
 }
 
-/// A connection to a jail that has as many as it may have. It is one of the receiver's. Whoever is outside is told nothing.
+/// A connection to a jail that has as many as it may have. It is one of the receiver's.
 fn full() -> Vec<Rule> {
     let counter = vec![counted(0, 0)];
     vec![
         Rule::new([oifname().add_to(&refused_set(RefusedPacket::Connections), Duration::ZERO, counter)]),
+        Rule::new([closed()]),
         Rule::new([iifname().eq(Value::Ifname(ROUTER_LINK)), drop()]),
-        Rule::new([protocol(TCP), reject(Rejection::TcpReset)]),
         Rule::new([reject(Rejection::PROHIBITED)]),
     ]
 }
 
-/// Remembers that the policy of today has allowed the connection.
+/// Remembers that the policy of today has allowed the connection. A new one counts here: what the policy refuses does not.
 fn allowed() -> Vec<Rule> {
-    vec![Rule::new([iifname().set_ct_mark(MARKS)]), Rule::new([no_number(), goto(PASSED)])]
+    vec![
+        Rule::new([opens(), follow(iifname(), MOST, COUNTED_OUT)]),
+        Rule::new([iifname().set_ct_mark(MARKS)]),
+        Rule::new([no_number(), goto(PASSED)]),
+    ]
+}
+
+/// Whether a packet is the first one of a connection: a second one, such as another one of UDP that nobody has answered, opens nothing.
+fn opens() -> Vec<Expr> {
+    ct_status().has_not(status::CONFIRMED)
 }
 
 /// The same of an answer.
@@ -774,45 +795,56 @@ const COUNTING_PREFIX: &str = "connections-";
 /// The ends of the names of the chains, and of the sets, that count a new connection of whoever sends, and of whoever receives.
 const OUT: &str = "-out";
 const IN: &str = "-in";
-/// The end of the name of the set with how fast each tenant opens connections.
-const RATE: &str = "-rate";
+/// The ends of the names of the sets with how fast each tenant opens connections, and others open some with it.
+const RATE_OUT: &str = "-out-rate";
+const RATE_IN: &str = "-in-rate";
 /// How long the kernel remembers that of a tenant which opens none: longer than until it may open as many at once as before.
 const RATE_TIME: Duration = Duration::from_secs(60);
-/// The least rate and burst of new connections.
-const LEAST_RATE: u32 = 50;
-const LEAST_BURST: u32 = 200;
 
 /// How many connections a tenant opens in a second, and at once, at the most, if it may have `most` at a time.
 ///
 /// The kernel counts none that has ended, and remembers it for two minutes (`nf_conntrack_tcp_timeout_time_wait`). So this bounds how
-/// much of its table one tenant can fill.
+/// much of its table one tenant can fill ([`remembered`]).
 #[must_use]
 pub fn new_connections(most: u32) -> (u32, u32) {
-    ((most / 10).max(LEAST_RATE), most.max(LEAST_BURST))
+    ((most / 20).clamp(50, 500), most.max(200))
+}
+
+/// How many connections the kernel remembers of such a tenant at the most: those that are open and those that have ended, which it has
+/// opened and which others have.
+#[must_use]
+pub fn remembered(most: u32) -> u32 {
+    /// Seconds.
+    const TIME_WAIT: u32 = 120;
+    let (second, burst) = new_connections(most);
+    2 * (most.saturating_add(burst).saturating_add(second * TIME_WAIT))
 }
 
 /// The rules that count the open connections of all tenants who may have as many. They are no part of a policy, so that a changed
 /// policy begins no count anew. What others open has a count of its own: it takes none of the tenant's.
 ///
 /// Danger: the kernel forgets an element that counts connections as soon as there are none. So rules make the elements, and the number
-/// is in the rules.
+/// is in the rules. Only first packets are counted: kernels before 6.18 count a connection again with each packet that nobody answers.
 #[must_use]
 pub fn counting(most: u32) -> SharedRules {
     let name = format!("{COUNTING_PREFIX}{most}");
-    let [out, into, rate] = [OUT, IN, RATE].map(|end| format!("{name}{end}"));
+    let [out, into, out_rate, in_rate] = [OUT, IN, RATE_OUT, RATE_IN].map(|end| format!("{name}{end}"));
     let (second, burst) = new_connections(most);
     let too_fast = || limit(LimitUnit::Packets, second.into(), burst, Bound::Over);
     let over = || connections_over(most);
     let set = |name: &str| Set::new(name, &[Field::Ifname]).dynamic().size(MOST_TENANTS);
-    let sets = vec![set(&out).with(over()), set(&into).with(over()), set(&rate).timeout(RATE_TIME).with(too_fast())];
-    // A second packet, such as another one of UDP that nobody has answered, opens nothing.
-    let opens = ct_status().has_not(status::CONFIRMED);
-    let is_fast = iifname().update_in(&rate, Duration::ZERO, vec![too_fast()]);
+    let rate = |name: &str| set(name).timeout(RATE_TIME).with(too_fast());
+    let sets = vec![set(&out).with(over()), set(&into).with(over()), rate(&out_rate), rate(&in_rate)];
+    let is_fast = |link: Load, rate: &str| link.update_in(rate, Duration::ZERO, vec![too_fast()]);
+    let refused = || refuse(RefusedPacket::Connections);
     let sends = vec![
-        Rule::new([opens, is_fast, refuse(RefusedPacket::Connections)]),
-        Rule::new([iifname().add_to(&out, Duration::ZERO, vec![over()]), refuse(RefusedPacket::Connections)]),
+        Rule::new([is_fast(iifname(), &out_rate), refused()]),
+        Rule::new([iifname().add_to(&out, Duration::ZERO, vec![over()]), refused()]),
     ];
-    let receives = vec![Rule::new([oifname().add_to(&into, Duration::ZERO, vec![over()]), goto(FULL)])];
+    let receives = vec![
+        Rule::new([is_fast(oifname(), &in_rate), goto(FULL)]),
+        Rule::new([oifname().add_to(&into, Duration::ZERO, vec![over()]), goto(FULL)]),
+    ];
     let chains = vec![Chain::called(&out, sends), Chain::called(&into, receives)];
     let leads = leads(most, [COUNTED_OUT, COUNTED_IN], [out, into].map(Verdict::Jump));
     SharedRules { name, number: most, sets, elements: Elements::new(), chains, leads }

@@ -184,6 +184,8 @@ fn machine_of(host: Option<Host>, users: Vec<(String, u32)>, accounts: Accounts)
     let failed = |error: io::Error| {
         Failure::of(ExitStatus::Failed, format!("cannot read the resources of the machine: {error}"))
     };
+    let network = host.as_ref().map(|host| &host.network);
+    let no_resolver = network.and_then(|network| bailiwick_observe::network::resolvers(network).err());
     let mail_problem = host.as_ref().and_then(|host| bailiwick_observe::sendmail_problem(&host.mail.command));
     // The state directory, or its nearest existing ancestor.
     let stat = host.iter().flat_map(|host| host.state_dir.ancestors()).find_map(|dir| rustix::fs::statvfs(dir).ok());
@@ -199,6 +201,7 @@ fn machine_of(host: Option<Host>, users: Vec<(String, u32)>, accounts: Accounts)
         has_web_group: host.and_then(|host| host.web.group).is_none_or(|group| (accounts.has_group)(&group)),
         mail_problem,
         has_address: |address| UdpSocket::bind((address, 0)).is_ok(),
+        no_resolver: no_resolver.map(|error| error.to_string()),
         // What cannot be read is not said to be taken.
         listening: listening(&proc::listeners().unwrap_or_default()),
         unenforceable: BTreeMap::new(),

@@ -8,6 +8,7 @@ use bailiwick_plan as plan;
 use bailiwick_plan::landlock::lowest_abi;
 use bailiwick_plan::mount::TERMINALS;
 use bailiwick_policy::{Host, HostMail, HostSocket, NotLent, Principal};
+use bailiwick_rules::router::remembered;
 use bailiwick_types::{
     Bound, ByteSize, FeatureReport, FeatureState, Hierarchy, HostFacts, HostReport, Limits, Network, Profile,
     QuotaFacts, Resource,
@@ -357,16 +358,17 @@ fn kernel_pools(readings: &HostReadings) -> FeatureReport {
     let mut shares = terminals.min(open_files);
     // It is there as soon as anything on the host has loaded the module. Each network namespace may have as many.
     if let Some(tracked) = pool(TRACKED) {
-        let tenants = tracked / u64::from(Network::CONNECTIONS);
+        let most = remembered(Network::CONNECTIONS);
+        let tenants = tracked / u64::from(most);
         evidence += &format!(
-            "; {TRACKED} = {tracked} that of {tenants} with a network and {} connections each",
+            "; {TRACKED} = {tracked} that of {tenants} with a network, {} connections and so up to {most} that the kernel remembers",
             Network::CONNECTIONS
         );
         shares = shares.min(tenants);
     }
     let state = if shares < SHARES { FeatureState::Limited } else { FeatureState::Works };
     let remedy = "write kernel.pty.max = 65536, fs.file-max = 9223372036854775807 and, for tenants with a network, \
-                  net.netfilter.nf_conntrack_max = 2097152 to a file in /etc/sysctl.d";
+                  net.netfilter.nf_conntrack_max = 8388608 to a file in /etc/sysctl.d";
     feature(name, state, evidence, remedy)
 }
 

@@ -451,6 +451,8 @@ pub enum Value<'a> {
     Mark(u32),
     /// Flags of TCP.
     Flags(u8),
+    /// How many routers a packet may still pass.
+    Hops(u8),
 }
 
 impl Value<'_> {
@@ -464,7 +466,7 @@ impl Value<'_> {
                 bytes
             }
             Self::Ip(address) => octets(address),
-            Self::Protocol(number) | Self::Flags(number) => vec![number],
+            Self::Protocol(number) | Self::Flags(number) | Self::Hops(number) => vec![number],
             Self::Service(port) => port.to_be_bytes().to_vec(),
             Self::Nfproto(family) => vec![family.number()],
             Self::Mark(mark) => mark.to_ne_bytes().to_vec(),

@@ -121,6 +121,16 @@ pub fn ip6_daddr() -> Load {
     load(Source::Payload(Header::Network, 24), 16)
 }
 
+/// How many routers an IPv4 packet may still pass, this one included.
+pub fn ip_ttl() -> Load {
+    load(Source::Payload(Header::Network, 8), 1)
+}
+
+/// The same of an IPv6 packet.
+pub fn ip6_hop_limit() -> Load {
+    load(Source::Payload(Header::Network, 7), 1)
+}
+
 /// The source port of TCP, UDP and their like.
 pub fn th_sport() -> Load {
     load(Source::Payload(Header::Transport, 0), 2)

@@ -1,4 +1,4 @@
-//! Queues of links and their classes: `tbf`, `htb` and `bfifo` (`tc(8)`, `linux/pkt_sched.h`).
+//! Queues of links and their classes: `tbf`, `htb` and `pfifo` (`tc(8)`, `linux/pkt_sched.h`).
 
 use super::{RouteSocket, index_bytes, request};
 use crate::message::{CREATE, EXCLUSIVE, REPLACE, Writer, find, find_text, number32};
@@ -71,9 +71,9 @@ pub enum QueueKind {
         /// The number of the class for packets without one; 0 for packets that no class limits.
         default_class: u32,
     },
-    /// Lets packets wait, in their order (`tc-bfifo(8)`).
+    /// Lets packets wait, in their order (`tc-pfifo(8)`).
     Fifo {
-        /// Bytes that may wait.
+        /// Packets that may wait.
         limit: u32,
     },
     /// Another one, by its name.
@@ -139,7 +139,7 @@ impl fmt::Display for Queue {
         let kind = match &self.kind {
             QueueKind::Tbf { .. } => "tbf",
             QueueKind::Htb { .. } => "htb",
-            QueueKind::Fifo { .. } => "bfifo",
+            QueueKind::Fifo { .. } => "pfifo",
             QueueKind::Other(name) => name,
         };
         write!(out, "queue {kind} {} of link {}", Handle(self.handle), self.link)
@@ -219,11 +219,11 @@ fn write_queue(queue: &Queue, flags: u16) -> Result<Writer, Error> {
             writer.nest(OPTIONS, |options| options.put(HTB_INIT, &parameters));
         }
         QueueKind::Fifo { limit } => {
-            writer.put_text(KIND, "bfifo");
+            writer.put_text(KIND, "pfifo");
             writer.put_u32(OPTIONS, *limit);
         }
         QueueKind::Other(name) => {
-            let why = format!("\"{name}\" is neither tbf, htb nor bfifo");
+            let why = format!("\"{name}\" is neither tbf, htb nor pfifo");
             return Err(Error::Invalid { what: format!("add {queue}"), why });
         }
     }
@@ -342,7 +342,7 @@ fn parse_queue(body: &[u8]) -> Option<Queue> {
             QueueKind::Tbf { rate, burst: burst(waiting, rate), limit: parameters.get(24..28).and_then(number32)? }
         }
         "htb" => QueueKind::Htb { default_class: find(options, HTB_INIT)?.get(8..12).and_then(number32)? },
-        "bfifo" => QueueKind::Fifo { limit: options.get(..4).and_then(number32)? },
+        "pfifo" => QueueKind::Fifo { limit: options.get(..4).and_then(number32)? },
         _ => QueueKind::Other(name),
     };
     let number = |at: usize| number32(&head[at..at + 4]);

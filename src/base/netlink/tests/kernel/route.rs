@@ -256,6 +256,10 @@ fn queues_and_classes_are_read_back() {
         if let Some(text) = second_reader("tc", &["qdisc", "show", "dev", "bw9"]) {
             assert!(text.contains("rate 20Mbit burst 32000b lat 67.2ms"), "{text}");
         }
+        let inner = Queue { link, handle: 0, parent: handle(1, 1), kind: QueueKind::Fifo { limit: 100 } };
+        socket.replace_queue(&inner).expect("puts it in the place of the kernel's");
+        let found = of_link(&mut socket);
+        assert!(found.len() == 2 && found.iter().any(|queue| inner.is(queue)), "{found:?}");
         socket.delete_queue(&tbf(1)).expect("deletes");
 
         let htb = Queue { kind: QueueKind::Htb { default_class: 0x20 }, ..tbf(1) };
@@ -286,14 +290,14 @@ fn queues_and_classes_are_read_back() {
             );
         }
         let waits = |limit| Queue { link, handle: 0, parent: handle(1, 0x10), kind: QueueKind::Fifo { limit } };
-        for limit in [100_000, 200_000] {
+        for limit in [100, 200] {
             socket.replace_queue(&waits(limit)).expect("replaces");
             let found = of_link(&mut socket);
             let own: Vec<_> = found.iter().filter(|queue| queue.parent != Queue::ROOT).collect();
             assert!(own.len() == 1 && waits(limit).is(own[0]) && !waits(1).is(own[0]), "{found:?}");
         }
         if let Some(text) = second_reader("tc", &["qdisc", "show", "dev", "bw9"]) {
-            assert!(text.contains("parent 1:10 limit 200000b"), "{text}");
+            assert!(text.contains("parent 1:10 limit 200p"), "{text}");
         }
         socket.delete_class(&class(1, 1)).expect("deletes");
         assert_eq!(socket.classes(link).expect("lists"), []);

@@ -211,6 +211,7 @@ fn checked(lines: &[(&str, &str)]) -> Vec<String> {
         mail_problem: None,
         has_address: |_| false,
         listening: Vec::new(),
+        no_resolver: None,
         unenforceable: std::collections::BTreeMap::new(),
     };
     let found = crate::check(directory.path(), &machine);

@@ -20,6 +20,7 @@ fn machine() -> Machine {
         mail_problem: None,
         has_address: |_| false,
         listening: Vec::new(),
+        no_resolver: None,
         unenforceable: BTreeMap::new(),
     }
 }
@@ -302,6 +303,23 @@ fn a_sendmail_that_cannot_be_run_is_told_when_somebody_may_send() {
     assert_eq!(found(""), [""; 0]);
     let golden = "2: the mail of 1 tenant(s) cannot be sent: there is no \"/usr/sbin/sendmial\"";
     assert_eq!(found("[mail]\nper_hour = 5\n"), [golden]);
+}
+
+#[test]
+fn a_host_without_a_resolver_for_jails_is_told_of_where_somebody_has_a_network() {
+    let of = |mode: &str| {
+        let directory = Directory::with(&[
+            ("bailiwick.toml", "ids.first = 20000000\n"),
+            ("plans.d/small.toml", &format!("[network]\nmode = \"{mode}\"\n")),
+            ("tenants.d/a.toml", "plan = \"small\"\n"),
+        ]);
+        let why = "the host has no resolver that a jail can reach".to_owned();
+        let found = check(directory.path(), &Machine { no_resolver: Some(why), ..machine() });
+        found.iter().map(|problem| format!("{}: {}", problem.line, problem.message)).collect::<Vec<_>>()
+    };
+    assert_eq!(of("none"), [""; 0]);
+    let golden = "no name resolves in jails: the host has no resolver that a jail can reach";
+    assert!(matches!(&of("outbound")[..], [one] if one.ends_with(golden)), "{:?}", of("outbound"));
 }
 
 #[test]

@@ -52,6 +52,7 @@ fn a_tenant_with_the_plan_php_has_a_site() {
         mail_problem: None,
         has_address: |_| false,
         listening: Vec::new(),
+        no_resolver: None,
         unenforceable: std::collections::BTreeMap::new(),
     };
     assert_eq!(check(shipped.path(), &machine), []);

@@ -12,7 +12,7 @@
 
 use super::{
     DNS, Elements, INBOUND, MOST_TENANTS, OUTBOUND, OWN_V4, OWN_V6, RECORDS_TIME, RESOLVERS_V4, RESOLVERS_V6,
-    RouterSettings, TCP, UDP, add, is_new, is_open, refuse,
+    RouterSettings, TCP, UDP, add, is_open, opens, refuse,
 };
 use bailiwick_netfilter::nft::terms::{
     accept, connections_over, ct_state, drop, goto, iifname, ip_daddr, ip6_daddr, is_ipv4, is_ipv6, limit, oifname,
@@ -127,7 +127,7 @@ fn questions() -> Vec<Rule> {
     let too_many = || refuse(RefusedPacket::Questions);
     vec![
         Rule::new([over(PACKETS, packets(), Duration::ZERO), too_many()]),
-        Rule::new([protocol(TCP), is_new(), over(STREAMS, connections_over(TCP_OPEN), Duration::ZERO), too_many()]),
+        Rule::new([protocol(TCP), opens(), over(STREAMS, connections_over(TCP_OPEN), Duration::ZERO), too_many()]),
         Rule::new([goto(OUTBOUND)]),
     ]
 }
@@ -146,7 +146,7 @@ fn from_cache() -> Vec<Rule> {
 
 fn asks() -> Vec<Rule> {
     let over = iifname().add_to(OPEN_ASKED, Duration::ZERO, vec![connections_over(ASKED)]);
-    vec![Rule::new([is_new(), over, drop()]), Rule::new([accept()])]
+    vec![Rule::new([opens(), over, drop()]), Rule::new([accept()])]
 }
 
 #[cfg(test)]

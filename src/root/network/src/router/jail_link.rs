@@ -15,8 +15,9 @@ use std::collections::BTreeSet;
 
 /// How long a packet may wait for its turn, as bytes at the rate: a twentieth of a second.
 const WAIT: u64 = 20;
-/// The most bytes that may wait. What waits is kernel memory that is charged to nobody: for small packets some twenty times as much.
-const MOST_WAITING: u32 = 2 << 20;
+/// How many packets may wait. What waits is kernel memory that is charged to nobody: a packet has up to 64 KiB, and a small one may keep
+/// 32 KiB from others (`skb_page_frag_refill`). So packets are counted, and a large one passes at any rate.
+const PACKETS: std::ops::RangeInclusive<u32> = 100..=256;
 /// The least bytes that pass at once: some packets, so that a timer's tick is enough for them.
 const LEAST_BURST: u32 = 16 * MTU;
 
@@ -137,26 +138,35 @@ fn find(socket: &mut RouteSocket, number: u32) -> Result<Link, Error> {
 
 /// The queue into a jail, at the router's end of its link.
 pub(super) fn inward(link: u32, rate: ByteRate) -> Queue {
-    let (rate, burst, waiting) = (rate.0, burst(rate), waiting(rate));
-    let kind = QueueKind::Tbf { rate, burst, limit: burst.saturating_add(waiting) };
+    let (rate, burst) = (rate.0, burst(rate));
+    // Its bound of bytes is not used: see `waiting`.
+    let kind = QueueKind::Tbf { rate, burst, limit: burst };
     Queue { link, handle: queue(), parent: Queue::ROOT, kind }
 }
 
 /// The class of what a jail sends, in the queue to the host.
-///
-/// What waits in it is in a queue of its own ([`outward_waiting`]).
 pub(super) fn outward(link: u32, handle: u32, rate: ByteRate) -> Class {
     let burst = burst(rate);
     Class { link, handle, parent: queue(), rate: rate.0, ceil: rate.0, burst, ceil_burst: burst, quantum: MTU }
 }
 
-/// Where packets of such a class wait. The kernel's own queue counts packets, and one may have 64 KiB.
-pub(super) fn outward_waiting(link: u32, class: u32, rate: ByteRate) -> Queue {
-    Queue { link, handle: 0, parent: class, kind: QueueKind::Fifo { limit: waiting(rate) } }
+/// Where packets wait for such a rate, in a class or in the queue into a jail: in place of the kernel's own queue there, which counts a
+/// thousand packets, or bytes.
+pub(super) fn waiting(link: u32, parent: u32, rate: ByteRate) -> Queue {
+    let packets = u32::try_from(rate.0 / WAIT / u64::from(MTU)).unwrap_or(u32::MAX);
+    let limit = packets.clamp(*PACKETS.start(), *PACKETS.end());
+    Queue { link, handle: 0, parent, kind: QueueKind::Fifo { limit } }
 }
 
-fn set_rate_in(socket: &mut RouteSocket, link: &Link, desired: &Desired) -> Result<(), Error> {
-    desired.down.map_or(Ok(()), |rate| socket.replace_queue(&inward(link.index, rate)))
+/// The handle of the only class of the queue into a jail.
+pub(super) fn inward_class() -> u32 {
+    queue() | 1
+}
+
+pub(super) fn set_rate_in(socket: &mut RouteSocket, link: &Link, desired: &Desired) -> Result<(), Error> {
+    let Some(rate) = desired.down else { return Ok(()) };
+    socket.replace_queue(&inward(link.index, rate))?;
+    socket.replace_queue(&waiting(link.index, inward_class(), rate))
 }
 
 pub(super) fn set_rate_out(socket: &mut RouteSocket, desired: &Desired) -> Result<(), Error> {
@@ -172,15 +182,10 @@ pub(super) fn set_rate_out(socket: &mut RouteSocket, desired: &Desired) -> Resul
         _ => {}
     }
     socket.replace_class(&outward(uplink.index, handle, rate))?;
-    socket.replace_queue(&outward_waiting(uplink.index, handle, rate))
+    socket.replace_queue(&waiting(uplink.index, handle, rate))
 }
 
 /// What passes at once: a hundredth of a second, and some packets at least.
 fn burst(rate: ByteRate) -> u32 {
     u32::try_from(rate.0 / 100).unwrap_or(u32::MAX / 2).clamp(LEAST_BURST, u32::MAX / 2)
-}
-
-/// What may wait.
-fn waiting(rate: ByteRate) -> u32 {
-    u32::try_from(rate.0 / WAIT).unwrap_or(MOST_WAITING).clamp(LEAST_BURST, MOST_WAITING)
 }

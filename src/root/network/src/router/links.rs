@@ -5,7 +5,7 @@
 
 use super::desired::Desired;
 use super::found::Difference;
-use super::jail_link::{self, inward, outward, outward_waiting};
+use super::jail_link::{self, inward, inward_class, outward, waiting};
 use super::{Router, RouterError};
 use bailiwick_netlink::Error;
 use bailiwick_netlink::route::{Class, Family, Link, Mac, Neighbour, Prefix, Queue, Route, RouteSocket, State};
@@ -20,6 +20,8 @@ struct Over {
     neighbours: Vec<Neighbour>,
     /// The queue that it sends from.
     root: Option<Queue>,
+    /// Where packets wait in that queue.
+    inner: Option<Queue>,
 }
 
 impl Router {
@@ -42,9 +44,9 @@ impl Router {
         let Some(uplink) = uplink else { return Ok(found) };
         let there: BTreeMap<_, _> =
             self.route.classes(uplink.index)?.into_iter().map(|class| (class.handle, class)).collect();
-        let waiting = queues.iter().filter(|queue| queue.link == uplink.index);
-        let waiting = waiting.map(|queue| (queue.parent, queue)).collect();
-        found.extend(self.put_rates_out_right(uplink, there, &waiting));
+        let inner = queues.iter().filter(|queue| queue.link == uplink.index);
+        let inner = inner.map(|queue| (queue.parent, queue)).collect();
+        found.extend(self.put_rates_out_right(uplink, there, &inner));
         Ok(found)
     }
 
@@ -59,26 +61,31 @@ impl Router {
         for neighbour in self.route.neighbours()?.into_iter().filter(Neighbour::is_permanent) {
             all.entry(neighbour.link).or_default().neighbours.push(neighbour);
         }
-        for queue in queues.iter().filter(|queue| queue.parent == Queue::ROOT && queue.handle != 0) {
-            all.entry(queue.link).or_default().root = Some(queue.clone());
+        for queue in queues.iter().filter(|queue| queue.handle != 0) {
+            let over = all.entry(queue.link).or_default();
+            match queue.parent {
+                Queue::ROOT => over.root = Some(queue.clone()),
+                parent if parent == inward_class() => over.inner = Some(queue.clone()),
+                _ => {}
+            }
         }
         Ok(all)
     }
 
-    /// Puts the classes of what jails send right, and where it waits; `there` and `waiting` are the kernel's, by the handle of a class.
+    /// Puts the classes of what jails send right, and where it waits; `there` and `inner` are the kernel's, by the handle of a class.
     fn put_rates_out_right(
         &mut self,
         uplink: &Link,
         mut there: BTreeMap<u32, Class>,
-        waiting: &BTreeMap<u32, &Queue>,
+        inner: &BTreeMap<u32, &Queue>,
     ) -> Vec<Difference> {
         let mut found = Vec::new();
         for (name, desired) in &self.tenants {
             let Some((handle, rate)) = class(desired.number).zip(desired.up) else { continue };
-            let (planned, queue) = (outward(uplink.index, handle, rate), outward_waiting(uplink.index, handle, rate));
+            let (planned, queue) = (outward(uplink.index, handle, rate), waiting(uplink.index, handle, rate));
             let what = if there.remove(&handle).is_none_or(|kernels| !planned.is(&kernels)) {
                 format!("the rate of what {} sends was not {rate}", link_name(desired.number))
-            } else if waiting.get(&handle).is_none_or(|kernels| !queue.is(kernels)) {
+            } else if inner.get(&handle).is_none_or(|kernels| !queue.is(kernels)) {
                 format!("what {} sends did not wait in {queue}", link_name(desired.number))
             } else {
                 continue;
@@ -114,10 +121,16 @@ impl Over {
                 put(format!("{name} lacked the neighbour {address}"), socket.replace_neighbour(&planned));
             }
         }
-        let root = desired.down.map(|rate| (inward(link.index, rate), rate));
-        match (root, &self.root) {
-            (Some((planned, rate)), there) if there.as_ref().is_none_or(|there| !planned.is(there)) => {
-                put(format!("the rate of what {name} receives was not {rate}"), socket.replace_queue(&planned));
+        let is_there = |planned: Queue, there: &Option<Queue>| there.as_ref().is_some_and(|there| planned.is(there));
+        match (desired.down, &self.root) {
+            (Some(rate), there) if !is_there(inward(link.index, rate), there) => {
+                let put_in = jail_link::set_rate_in(socket, link, desired);
+                put(format!("the rate of what {name} receives was not {rate}"), put_in);
+            }
+            (Some(rate), _) if !is_there(waiting(link.index, inward_class(), rate), &self.inner) => {
+                let queue = waiting(link.index, inward_class(), rate);
+                let put_in = jail_link::set_rate_in(socket, link, desired);
+                put(format!("what {name} receives did not wait in {queue}"), put_in);
             }
             (None, Some(there)) => {
                 put(format!("the rate of what {name} receives was bounded"), socket.delete_queue(there))

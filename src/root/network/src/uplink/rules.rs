@@ -6,6 +6,7 @@ use bailiwick_plan::network::Pools;
 use bailiwick_policy::{Host, Policy};
 use bailiwick_rules::uplink;
 use bailiwick_types::{Network, NetworkMode};
+use std::net::IpAddr;
 
 /// More rules than the table has.
 const MOST: usize = 1000;
@@ -34,6 +35,31 @@ pub(super) fn ensure(pools: Pools, host: &Host, connections: u32) -> Result<Vec<
     batch.replace_table(&wanted);
     socket.commit(batch)?;
     Ok(vec![what])
+}
+
+/// How many addresses of jails are told by themselves.
+const TOLD: usize = 8;
+
+/// Which addresses of jails the host has refused connections lately, because it remembers too many of them, as sentences.
+pub(super) fn refused() -> Result<Vec<String>, Error> {
+    let mut socket = NftSocket::open()?;
+    let Some(dump) = socket.table(uplink::TABLE, MOST)? else { return Ok(Vec::new()) };
+    let mut refused = Vec::new();
+    for set in dump.table.sets.iter().filter(|set| uplink::REFUSED.contains(&set.name.as_str())) {
+        let elements = socket.elements(uplink::TABLE, set, usize::try_from(uplink::MOST_COUNTED).unwrap_or(MOST))?;
+        refused.extend(elements.iter().filter_map(uplink::refused));
+    }
+    let sentence = |(address, packets): &(IpAddr, u64)| {
+        format!(
+            "the host refuses new connections of {address}: it remembers more of them than any jail may have, which the router has ended; \
+             {packets} packets were dropped. `conntrack -D -s {address}` forgets them"
+        )
+    };
+    let mut told: Vec<_> = refused.iter().take(TOLD).map(sentence).collect();
+    if refused.len() > TOLD {
+        told.push(format!("the host refuses new connections of {} more addresses of jails", refused.len() - TOLD));
+    }
+    Ok(told)
 }
 
 /// Reads the table, as the first question to a kernel that may have no tables.

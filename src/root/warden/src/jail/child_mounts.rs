@@ -10,6 +10,7 @@ use bailiwick_sys::mount::{Parameter, attr};
 use bailiwick_sys::{file, mount};
 use bailiwick_types::ByteSize;
 use rustix::fs::{FileType, Mode, OFlags};
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -118,17 +119,17 @@ impl JailTmpfs {
         let fresh = tmpfs(JAIL_TMPFS_SIZE, 0o755, Flags::NO_DEV)?;
         file::open_at(&fresh, "file", OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL, Mode::empty())?;
         file::make_dir_at(&fresh, "dir", 0)?;
+        let mut made = BTreeSet::new();
         for row in rows {
             match row.source {
                 Source::JailTmpfs(name) => file::make_dir_at(&fresh, name, 0o755)?,
-                Source::Skeleton => drop(open_or_make(&fresh, &row.target, true)?),
+                Source::Skeleton | Source::Group(_) => make(&fresh, &mut made, &row.target, true)?,
                 // A file that this kernel lacks must not appear as an empty one.
                 Source::Sysfs(_) => {
                     if let Ok(facts) = std::fs::symlink_metadata(&row.target) {
-                        open_or_make(&fresh, &row.target, facts.is_dir())?;
+                        make(&fresh, &mut made, &row.target, facts.is_dir())?;
                     }
                 }
-                Source::Group(_) => drop(open_or_make(&fresh, &row.target, true)?),
                 _ => {}
             }
         }
@@ -304,6 +305,22 @@ pub(super) fn mount_row(
 
 fn is_directory(fd: impl AsFd) -> io::Result<bool> {
     Ok(file::metadata(fd)?.kind == FileType::Directory)
+}
+
+/// Makes a directory or an empty file below the root of a file system that is new, and of which nobody else knows: so no name there leads
+/// elsewhere. `made` are the directories that are there.
+fn make<'a>(fresh: &OwnedFd, made: &mut BTreeSet<&'a str>, path: &'a str, directory: bool) -> io::Result<()> {
+    let path = path.trim_start_matches('/');
+    let ends = path.match_indices('/').map(|(end, _)| end).chain(directory.then_some(path.len()));
+    for directory in ends.map(|end| &path[..end]) {
+        if made.insert(directory) {
+            file::make_dir_at(fresh, directory, 0o755)?;
+        }
+    }
+    if !directory {
+        file::open_at(fresh, path, OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL, Mode::from_raw_mode(0o444))?;
+    }
+    Ok(())
 }
 
 /// Opens a row's target. If the new root lacks it, makes it with its parents.
