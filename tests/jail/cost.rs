@@ -8,8 +8,9 @@ use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-/// How often each is measured. What else a program does in the meantime only adds calls, so the fewest count.
-const ROUNDS: usize = 5;
+/// How often each is measured at the most, until it was as few as they should be: what else a program does in the meantime, such as a
+/// look each second on a busy machine, only adds calls.
+const ROUNDS: usize = 40;
 
 /// strace, attached to programs and whatever they start.
 struct Trace {
@@ -60,18 +61,21 @@ fn calls_in(file: &Path) -> usize {
     text.lines().filter(is_call).count()
 }
 
-/// The fewest calls of all rounds.
-fn fewest(mut round: impl FnMut() -> usize) -> usize {
-    (0..ROUNDS).map(|_| round()).min().expect("some rounds")
-}
-
 /// `most` is what was measured when this was written, and a twentieth more: the kernel and the host's packages differ a little.
 /// Much less means that nothing was traced, or that the number should be lowered.
-fn is_within(what: &str, calls: usize, most: usize) {
-    assert!(calls <= most, "{what}: {calls} system calls, and it was at most {most}");
+fn is_within(what: &str, most: usize, mut round: impl FnMut() -> usize) {
+    let mut fewest = usize::MAX;
+    for _ in 0..ROUNDS {
+        fewest = fewest.min(round());
+        if fewest <= most {
+            break;
+        }
+    }
+    println!("{what}: {fewest}");
+    assert!(fewest <= most, "{what}: {fewest} system calls, and it was at most {most}");
     assert!(
-        calls * 10 >= most * 8,
-        "{what}: {calls} system calls are much less than {most}: lower the number in this test"
+        fewest * 10 >= most * 8,
+        "{what}: {fewest} system calls are much less than {most}: lower the number in this test"
     );
 }
 
@@ -90,18 +94,19 @@ fn a_start_and_a_stop_make_no_more_system_calls_than_before() {
     }
     done(&stop());
     let warden = host.pid();
-    let mut starts = Vec::new();
-    let stops = fewest(|| {
+    is_within("a start", 1625, || {
         let trace = Trace::of(&host, &[warden]);
         done(&start("alice"));
-        starts.push(trace.end());
+        let calls = trace.end();
+        done(&stop());
+        calls
+    });
+    is_within("a stop", 182, || {
+        done(&start("alice"));
         let trace = Trace::of(&host, &[warden]);
         done(&stop());
         trace.end()
     });
-    println!("start {starts:?}, stop {stops}");
-    is_within("a start", starts.into_iter().min().expect("some"), 1755);
-    is_within("a stop", stops, 182);
 }
 
 #[test]
@@ -111,7 +116,7 @@ fn a_session_makes_no_more_system_calls_than_before() {
     host.start();
     host.ok(&["apply"]);
     host.ok(&["exec", "alice", "--", "true"]);
-    let client = fewest(|| {
+    is_within("`bailiwick exec`", 143, || {
         let file = host.path("trace");
         let mut traced = Command::new("strace");
         traced.args(["-f", "-qq", "-o"]).arg(&file);
@@ -121,18 +126,14 @@ fn a_session_makes_no_more_system_calls_than_before() {
         calls_in(&file)
     });
     let daemon = host.program("bailiwickd");
-    let serving = fewest(|| {
+    is_within("bailiwickd for one session", 60, || {
         let trace = Trace::of(&host, &[daemon]);
         host.ok(&["exec", "alice", "--", "true"]);
         trace.end()
     });
-    let init = fewest(|| {
+    is_within("init and `true`", 168, || {
         let trace = Trace::of(&host, &[host.init("alice")]);
         host.ok(&["exec", "alice", "--", "true"]);
         trace.end()
     });
-    println!("client {client}, bailiwickd {serving}, init and the program {init}");
-    is_within("`bailiwick exec`", client, 143);
-    is_within("bailiwickd for one session", serving, 60);
-    is_within("init and `true`", init, 168);
 }
