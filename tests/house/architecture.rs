@@ -58,7 +58,7 @@ const MACROS: &[&str] = &[
 
 /// The programs that run as root of the host, and how many lines of our own code each may be made of, without comments and
 /// tests. Raise a budget only after looking for what else could leave the program.
-const BUDGETS: &[(&str, usize)] = &[("warden", 29_700), ("network", 28_900), ("pam", 18_300)];
+const BUDGETS: &[(&str, usize)] = &[("warden", 29_700), ("network", 29_000), ("pam", 18_300)];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()
