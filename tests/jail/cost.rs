@@ -71,7 +71,6 @@ fn is_within(what: &str, most: usize, mut round: impl FnMut() -> usize) {
             break;
         }
     }
-    println!("{what}: {fewest}");
     assert!(fewest <= most, "{what}: {fewest} system calls, and it was at most {most}");
     assert!(
         fewest * 10 >= most * 8,
