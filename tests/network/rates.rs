@@ -55,8 +55,10 @@ fn send_large(bytes: u32, times: u32) -> String {
 #[test]
 fn few_packets_wait_for_a_rate_whatever_their_size() {
     const MOST: u64 = 100;
-    let wire = Wire::running(&[("bob", "up = \"1M\"\nports = [\"udp/9\"]")]);
+    let wire = Wire::running(&[("bob", "up = \"1M\"\ndown = \"1M\"\nports = [\"udp/9\"]")]);
     let bob = wire.jail("bob");
+    let into = wire.router().ok(&format!("tc qdisc show dev {}", wire.router_link("bob")));
+    assert!(into.contains(&format!("limit {MOST}p")), "into the jail: {into}");
     let mut seen = 0;
     until("packets wait", || {
         bob.ok(&send_large(42_000, 300));

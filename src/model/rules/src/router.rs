@@ -824,7 +824,7 @@ pub fn remembered(most: u32) -> u32 {
 /// policy begins no count anew. What others open has a count of its own: it takes none of the tenant's.
 ///
 /// Danger: the kernel forgets an element that counts connections as soon as there are none. So rules make the elements, and the number
-/// is in the rules. Only first packets are counted: kernels before 6.18 count a connection again with each packet that nobody answers.
+/// is in the rules. Only first packets are counted: a packet that nobody has answered must not count its connection again.
 #[must_use]
 pub fn counting(most: u32) -> SharedRules {
     let name = format!("{COUNTING_PREFIX}{most}");

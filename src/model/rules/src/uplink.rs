@@ -105,7 +105,7 @@ fn counted_from_zero() -> Expr {
 
 fn forward(pools: Pools, connections: u32) -> Vec<Rule> {
     let are_too_many = |of: Load, set: &str| of.add_to(set, Duration::ZERO, vec![connections_over(connections)]);
-    // Kernels before 6.18 count a connection again with each packet that nobody answers.
+    // A packet that nobody has answered must not count its connection again.
     let opens = || ct_status().has_not(status::CONFIRMED);
     let is_jail = |of: fn() -> Load, is_family: fn(&IpAddr) -> bool| {
         let others = pools.router().all().chain(pools.cache().all()).filter(is_family);

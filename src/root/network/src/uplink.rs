@@ -146,8 +146,10 @@ fn make_and_report(host: &Host, store: &mut Store) -> Result<Vec<String>, Uplink
         (Some(last), Ok(Made { done, is_for_other_addresses: false })) if is_same(last) => done.clone(),
         _ => Vec::new(),
     };
-    // What cannot be read was told above.
-    report.problems.extend(rules::refused().unwrap_or_default());
+    if made.is_ok() {
+        let failed = |error| vec![format!("whom the host refuses connections cannot be read: {error}")];
+        report.problems.extend(rules::refused().unwrap_or_else(failed));
+    }
     report.cache = cache::follow(host, &report.resolvers).map_err(system("set up the cache of names"))?;
     let (names, asked, told) = last.map(|last| (last.names, last.asked, last.problems)).unwrap_or_default();
     let known = names::Known::before(&wanted, &names, asked, &told);
