@@ -413,8 +413,8 @@ fn without_descriptors_new_connections_are_closed_and_the_service_continues() {
     for (program, socket) in [("bailiwickd", CONTROL), ("bailiwick-warden", "run/warden.sock")] {
         let pid = host.program(program);
         let all: Vec<_> = (0..DESCRIPTORS).map(|_| UnixStream::connect(host.path(socket)).expect("connects")).collect();
-        // The last connection is the first for which there is no descriptor.
-        until("the last connection to be refused", || all.last().is_some_and(is_over));
+        // Some of them: how many descriptors a program uses itself changes from one moment to the next.
+        until("a connection to be refused", || all.iter().any(is_over));
         drop(all);
         until("an answer", || host.cli(&["list"]).status.success());
         assert_eq!(host.program(program), pid, "{program} has ended:\n{}", host.log());

@@ -165,6 +165,17 @@ impl SpareDescriptor {
         spare
     }
 
+    /// Takes the spare descriptor again when another thread, or another process of the host, got it in [`Self::turn_away`].
+    /// Returns whether it is held. Call this before each `accept(2)`: a connection must not get the descriptor that became
+    /// free, or nobody is turned away until a connection ends.
+    #[must_use]
+    pub fn hold(&mut self, listener: impl AsFd) -> bool {
+        if self.0.is_none() {
+            self.refill(listener);
+        }
+        self.0.is_some()
+    }
+
     /// Accepts the next connection and closes it. Returns `false` when even this fails: then the caller should pause.
     pub fn turn_away(&mut self, listener: impl AsFd) -> bool {
         self.0 = None;
@@ -424,5 +435,16 @@ mod tests {
         let (accepted, _) = listener.accept().expect("accepts");
         assert_eq!(peer(&accepted).expect("credentials").pid, std::process::id());
         drop(second);
+    }
+
+    #[test]
+    fn a_spare_descriptor_that_somebody_else_took_is_taken_again_before_a_connection() {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let listener = std::os::unix::net::UnixListener::bind(temp.path().join("socket")).expect("binds");
+        let mut lost = SpareDescriptor(None);
+        assert!(lost.hold(&listener), "a descriptor is free");
+        let held = lost.0.as_ref().map(AsRawFd::as_raw_fd);
+        assert!(lost.hold(&listener), "it is held already");
+        assert_eq!(lost.0.as_ref().map(AsRawFd::as_raw_fd), held);
     }
 }

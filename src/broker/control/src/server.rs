@@ -31,6 +31,7 @@ const MAX_FDS: usize = 3;
 /// returns. The next daemon cannot see a connection that was already accepted, so its request must be answered here.
 pub async fn serve(services: Arc<Services>, listener: UnixListener, mut stop: watch::Receiver<bool>) {
     let mut reserve = SpareDescriptor::new(&listener);
+    let shortage = watch::Sender::new(());
     // Each connection holds one sender until it ends.
     let (open, mut all_over) = mpsc::channel::<()>(1);
     tokio::spawn({
@@ -38,10 +39,18 @@ pub async fn serve(services: Arc<Services>, listener: UnixListener, mut stop: wa
         async move { services.callers.know_operators().await }
     });
     loop {
+        let accept = async {
+            while !reserve.hold(&listener) {
+                warn!(event = "accept-failed", "no descriptor is left");
+                shortage.send_replace(());
+                tokio::time::sleep(PAUSE).await;
+            }
+            listener.accept().await
+        };
         let accepted = tokio::select! {
             biased;
             _ = stop.wait_for(|stop| *stop) => break,
-            accepted = listener.accept() => accepted,
+            accepted = accept => accepted,
         };
         match accepted {
             Ok((stream, _)) => {
@@ -55,7 +64,9 @@ pub async fn serve(services: Arc<Services>, listener: UnixListener, mut stop: wa
                     }
                 };
                 let services = Arc::clone(&services);
-                let connection = Connection { services, stream, peer, place, session: None, stop: stop.clone() };
+                let shortage = shortage.subscribe();
+                let connection =
+                    Connection { services, stream, peer, place, session: None, stop: stop.clone(), shortage };
                 let (stop, open) = (stop.clone(), open.clone());
                 tokio::spawn(async move {
                     // A client may disconnect at any time. That is no error of this program.
@@ -65,6 +76,7 @@ pub async fn serve(services: Arc<Services>, listener: UnixListener, mut stop: wa
             }
             Err(error) => {
                 warn!(event = "accept-failed", "{error}");
+                shortage.send_replace(());
                 if !(socket::is_shortage(&error) && reserve.turn_away(&listener)) {
                     // Descriptors become free only when current connections end.
                     tokio::time::sleep(PAUSE).await;
@@ -92,6 +104,8 @@ struct Connection {
     session: Option<SessionGuard>,
     /// Turns true when the daemon stops: then nobody waits for events.
     stop: watch::Receiver<bool>,
+    /// Changes when a client could not be accepted for want of descriptors.
+    shortage: watch::Receiver<()>,
 }
 
 impl Connection {
@@ -189,14 +203,18 @@ impl Connection {
     }
 
     /// Reads the next request with its descriptors. `None` means that the client has disconnected or was refused. With
-    /// `idle`, the request must begin within that time.
+    /// `idle`, the request must begin within that time, and within [`time_limits::REQUEST`] while descriptors are short.
     async fn request(
         &mut self,
         incoming: &mut Incoming,
         idle: Option<Duration>,
     ) -> io::Result<Option<(ControlRequest, Vec<OwnedFd>)>> {
         // The deadline covers the whole request, however many parts it arrives in.
-        let mut until = idle.map(|idle| Instant::now() + idle);
+        let since = Instant::now();
+        // Counts from now on.
+        let mut shortage = self.shortage.clone();
+        shortage.mark_unchanged();
+        let mut until = idle.map(|idle| since + idle);
         let mut begun = false;
         loop {
             match incoming.take() {
@@ -222,7 +240,14 @@ impl Connection {
             }
             let receive = transport::receive_some(&self.stream, incoming);
             let len = match until {
-                Some(until) => timeout_at(until, receive).await??,
+                Some(end) => tokio::select! {
+                    biased;
+                    received = timeout_at(end, receive) => received??,
+                    Ok(()) = shortage.changed(), if !begun => {
+                        until = Some(end.min(since + time_limits::REQUEST));
+                        continue;
+                    }
+                },
                 None => receive.await?,
             };
             if len == 0 {
@@ -468,6 +493,7 @@ mod tests {
         Door, ExitStatus, FtpUser, MetricsDetail, Moment, ServiceVerb, SessionId, SessionRecord, TenantName, Window,
     };
     use std::collections::{BTreeMap, BTreeSet};
+    use tokio::io::AsyncWriteExt;
 
     /// Who may make a request.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -605,6 +631,50 @@ mod tests {
         ]
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_without_a_request_ends_sooner_while_descriptors_are_short() {
+        let (_temp, services) = fake::host();
+        let (shortage, _) = watch::channel(());
+        for (short, begins, time) in [
+            (false, false, time_limits::IDLE),
+            (true, false, time_limits::REQUEST),
+            (true, true, time_limits::REQUEST * 2),
+        ] {
+            // One that is over counts for nothing.
+            shortage.send_replace(());
+            let (stream, mut client) = UnixStream::pair().expect("a pair");
+            let unread = stream.as_fd().try_clone_to_owned().expect("a duplicate");
+            let place = services.callers.places.take(Who::Root).expect("a place");
+            let peer = Peer { pid: std::process::id(), uid: 0, gid: 0 };
+            let (services, (_, stop)) = (Arc::clone(&services), watch::channel(true));
+            let shortage_seen = shortage.subscribe();
+            let mut connection =
+                Connection { services, stream, peer, place, session: None, stop, shortage: shortage_seen };
+            let mut incoming = Incoming::new(MAX_REQUEST, 0);
+            let begun = Instant::now();
+            let others = async {
+                if begins {
+                    tokio::time::sleep(time_limits::REQUEST).await;
+                    client.write_all(&[0]).await.expect("sends");
+                    while rustix::io::ioctl_fionread(&unread).expect("counts") > 0 {
+                        tokio::task::yield_now().await;
+                    }
+                }
+                if short {
+                    shortage.send_replace(());
+                }
+                std::future::pending::<()>().await;
+            };
+            let ended = tokio::select! {
+                biased;
+                ended = connection.request(&mut incoming, Some(time_limits::IDLE)) => ended,
+                () = others => unreachable!(),
+            };
+            assert_eq!(ended.expect_err("no request came").kind(), io::ErrorKind::TimedOut);
+            assert_eq!(begun.elapsed(), time, "short: {short}, begins: {begins}");
+        }
+    }
+
     /// Whether a reply says that the caller may not make this request.
     fn is_forbidden(reply: &ControlReply) -> bool {
         let ControlReply::Failed(Failure { refusal: Some(refusal), .. }) = reply else { return false };
@@ -639,9 +709,9 @@ mod tests {
                 let (stream, client) = UnixStream::pair().expect("a pair");
                 let place = services.callers.places.take(Who::Root).expect("a place");
                 let peer = Peer { pid: std::process::id(), uid: 0, gid: 0 };
-                let (_, stop) = watch::channel(true);
+                let ((_, stop), (_, shortage)) = (watch::channel(true), watch::channel(()));
                 let services = Arc::clone(&services);
-                let mut connection = Connection { services, stream, peer, place, session: None, stop };
+                let mut connection = Connection { services, stream, peer, place, session: None, stop, shortage };
                 let asked = format!("{request:?}");
                 connection.answer(&caller, request, Vec::new()).await.expect("answers");
                 let reply = loop {

@@ -271,6 +271,10 @@ fn serve(listener: &OwnedFd, spare: &mut SpareDescriptor, children: &mut Childre
 
 /// Accepts a connection. When no descriptor is left, the client is turned away.
 fn accept(listener: &OwnedFd, spare: &mut SpareDescriptor) -> Option<OwnedFd> {
+    if !spare.hold(listener) {
+        std::thread::sleep(PAUSE);
+        return None;
+    }
     match rustix::net::accept_with(listener, rustix::net::SocketFlags::CLOEXEC) {
         Ok(connection) => Some(connection),
         Err(error) => {

@@ -22,6 +22,8 @@ use std::time::{Duration, Instant};
 const MAX_CONNECTIONS: usize = 64;
 /// The most that are accepted in one turn.
 const MAX_ACCEPTED: usize = 2 * MAX_CONNECTIONS;
+/// The pause before the next `accept` when the host is out of descriptors and nobody could even be turned away. Packets flow meanwhile.
+const PAUSE: Duration = Duration::from_millis(100);
 /// How often everything is looked at: settings of the host, counts, and the month.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -196,12 +198,18 @@ fn wait(
 
 fn accept(gate: &Gate, spare: &mut SpareDescriptor, connections: &mut Vec<Connection>) -> io::Result<()> {
     for _ in 0..MAX_ACCEPTED {
+        if !spare.hold(&gate.listener) {
+            std::thread::sleep(PAUSE);
+            break;
+        }
         let socket = match rustix::net::accept_with(&gate.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
             Ok(socket) => socket,
             Err(rustix::io::Errno::CONNABORTED) => continue,
             Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => break,
             Err(error) if socket::is_shortage(&error.into()) => {
-                spare.turn_away(&gate.listener);
+                if !spare.turn_away(&gate.listener) {
+                    std::thread::sleep(PAUSE);
+                }
                 break;
             }
             Err(error) => return Err(error.into()),

@@ -284,6 +284,10 @@ fn longest_wait(warden: &Warden, gate: &Gate, connections: &[Connection], period
 /// accepted.
 fn accept(warden: &Warden, gate: &mut Gate, connections: &mut Vec<Connection>) -> io::Result<Option<io::Error>> {
     for _ in 0..MAX_ACCEPTED {
+        if !gate.spare.hold(&gate.listener) {
+            gate.closed = Some(Instant::now() + PAUSE);
+            return Ok(Some(rustix::io::Errno::MFILE.into()));
+        }
         let socket = match rustix::net::accept_with(&gate.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
             Ok(socket) => socket,
             Err(rustix::io::Errno::CONNABORTED) => continue,
