@@ -29,17 +29,23 @@ pub use namespaces::namespaces_of;
 pub(crate) use namespaces::{inode_at, namespace_at};
 pub use network::{OpenSockets, interfaces, listeners, parse_interfaces, parse_listeners, parse_socket, sockets};
 pub use stat::{ProcessStat, age, parse_is_ending, parse_rank, parse_start_time, parse_stat, start_time, stat};
-pub use status::{Status, parse_status, status};
+pub use status::{Status, parse_status, status, users};
 
 use crate::file;
+use rustix::fs::FileType;
+use std::ffi::OsString;
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::path::Path;
 
 /// The most bytes that are read of a file whose size a tenant can hardly influence.
 const MAX_SMALL: usize = 64 << 10;
 /// The most bytes of a list of children, which is enough for eight thousand.
 const MAX_CHILDREN: usize = 64 << 10;
+/// The size of a buffer for entries of a directory. One has room for all of `/proc` but the processes.
+const ENTRIES: usize = 4096;
 
 fn malformed(file: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("unexpected content in \"{file}\""))
@@ -61,6 +67,29 @@ fn read(process: BorrowedFd<'_>, name: &str, max: usize) -> io::Result<Vec<u8>> 
 pub fn pids() -> io::Result<Vec<u32>> {
     let names = file::names(file::open_dir(Path::new("/proc"))?)?;
     Ok(names.iter().filter_map(|name| name.to_str()?.parse().ok()).collect())
+}
+
+/// The entries of `/proc` that are no processes, and what each is. The kernel lists them before all processes
+/// (`proc_root_readdir` in fs/proc/root.c), so this takes no longer when there are many.
+///
+/// # Errors
+/// The error of reading `/proc`.
+pub fn kernel_entries() -> io::Result<Vec<(OsString, FileType)>> {
+    let proc = file::open_dir(Path::new("/proc"))?;
+    let mut buffer = [MaybeUninit::uninit(); ENTRIES];
+    let mut entries = rustix::fs::RawDir::new(proc, &mut buffer);
+    let mut found = Vec::new();
+    while let Some(entry) = entries.next() {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if name.iter().all(u8::is_ascii_digit) {
+            break;
+        }
+        if name != b"." && name != b".." {
+            found.push((OsString::from_vec(name.to_vec()), entry.file_type()));
+        }
+    }
+    Ok(found)
 }
 
 /// The children of a process with one thread that it has not reaped (`proc_pid_children(5)`). The list is exact only while none
@@ -101,6 +130,17 @@ pub(crate) fn open(pid: u32) -> io::Result<OwnedFd> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn the_entries_of_the_kernel_are_all_that_are_no_processes() {
+        let is_process = |name: &OsString| name.to_string_lossy().bytes().all(|byte| byte.is_ascii_digit());
+        let mut all = file::entries(file::open_dir(Path::new("/proc")).expect("opens")).expect("lists");
+        all.retain(|(name, _)| !is_process(name));
+        let mut found = kernel_entries().expect("lists");
+        found.sort_by(|(one, _), (other, _)| one.cmp(other));
+        assert_eq!(found, all);
+        assert!(found.iter().any(|(name, kind)| name == "meminfo" && *kind == FileType::RegularFile));
+    }
 
     #[test]
     fn a_child_is_listed_at_its_parent() {

@@ -14,7 +14,7 @@ use crate::links;
 use crate::model::{Host, Plan, Policy, Run, ServiceSocket, Settings, Tenant};
 use crate::place::Place;
 use crate::proposed::{Proposed, read_proposed};
-use crate::read::{Reading, read, sorted};
+use crate::read::{Reading, sorted};
 use crate::socket_place::{NotLent, find_socket};
 use crate::source::Source;
 use bailiwick_types::{ByteSize, Destination, HostNetwork, LimitKey, PlanName, Port, Profile, TenantName};
@@ -87,10 +87,10 @@ const MAX_SOCKET_PATH: usize = 107;
 /// The most rounds of a password's hash. With more, a comparison takes longer than a client waits.
 const MAX_ROUNDS: u64 = 5_000_000;
 
-/// Reads a configuration directory and returns every problem, including settings that cannot work on this machine.
+/// Returns every problem of a configuration directory that was read just now, including settings that cannot work on this machine.
 #[must_use]
-pub fn check(config_dir: &Path, machine: &Machine) -> Vec<Diagnostic> {
-    check_reading(config_dir, None, read(config_dir), machine)
+pub fn check(config_dir: &Path, reading: Reading, machine: &Machine) -> Vec<Diagnostic> {
+    check_reading(config_dir, None, reading, machine)
 }
 
 /// Does the same as [`check`] with a file as it would be after a change.

@@ -96,7 +96,9 @@ fn has_error(diagnostics: &[Diagnostic]) -> bool {
 /// Valid settings that cannot work on this machine, in the files of `tenants`, or in all if empty. A directory service may be slow:
 /// it is asked for nothing but users of the network that are no local ones.
 pub(crate) fn impossible(config: &Path, tenants: &[TenantName]) -> Vec<Diagnostic> {
-    let Reading { policy: Some(policy), diagnostics, .. } = bailiwick_policy::read(config) else { return Vec::new() };
+    let reading = bailiwick_policy::read(config);
+    let Some(policy) = reading.policy.clone() else { return Vec::new() };
+    let diagnostics = reading.diagnostics.clone();
     let Ok(machine) = bailiwick_observe::user_readings()
         .map_err(|error| Failure::new(ExitStatus::Failed, &error))
         .and_then(|readings| {
@@ -105,7 +107,7 @@ pub(crate) fn impossible(config: &Path, tenants: &[TenantName]) -> Vec<Diagnosti
     else {
         return Vec::new();
     };
-    let mut problems = bailiwick_policy::check(config, &machine);
+    let mut problems = bailiwick_policy::check(config, reading, &machine);
     problems.retain(|problem| !diagnostics.contains(problem) && is_about(problem, &policy, tenants));
     problems
 }
@@ -127,12 +129,12 @@ pub(crate) fn invalid(diagnostics: &[Diagnostic]) -> Failure {
 }
 
 /// The resources and users of this machine. Directory services are asked for users named like tenants with a host user.
-fn machine(config: &Path, reading: Reading) -> Result<Machine, Failure> {
+fn machine(config: &Path, reading: &Reading) -> Result<Machine, Failure> {
     let _working = Working::on("looking at the users of this machine");
     let of_users = |error| Failure::new(ExitStatus::Failed, &error);
     let mut users = bailiwick_observe::user_readings().map_err(of_users)?.users;
-    let (host, tenants) = reading.policy.map(|policy| (policy.host, policy.tenants)).unzip();
-    let tenants = tenants.unwrap_or_default();
+    let (policy, none) = (reading.policy.as_ref(), BTreeMap::new());
+    let tenants = policy.map(|policy| &policy.tenants).unwrap_or(&none);
     let named = tenants.values().filter(|tenant| tenant.has_host_user()).map(|tenant| tenant.name.to_string());
     let directory = bailiwick_observe::directory_users(&named.collect::<Vec<_>>(), DIRECTORY_TIME).map_err(of_users)?;
     for service in directory.silent {
@@ -141,8 +143,8 @@ fn machine(config: &Path, reading: Reading) -> Result<Machine, Failure> {
         ));
     }
     users.extend(directory.users);
-    let host = host.or_else(|| host_in_force(config));
-    let unenforceable = host.as_ref().map(|host| unenforceable(host, &tenants)).unwrap_or_default();
+    let host = policy.map(|policy| policy.host.clone()).or_else(|| host_in_force(config));
+    let unenforceable = host.as_ref().map(|host| unenforceable(host, tenants)).unwrap_or_default();
     Ok(Machine { unenforceable, ..machine_of(host, users, Accounts::OF_HOST)? })
 }
 
@@ -152,15 +154,16 @@ fn host_in_force(config: &Path) -> Option<Host> {
 
 /// Everything that `check` would say of a configuration with one file as it would be.
 pub(crate) fn check_proposed(config: &Path, proposed: &Proposed) -> Result<Vec<Diagnostic>, Failure> {
-    let machine = machine(config, bailiwick_policy::read_proposed(config, proposed))?;
+    let machine = machine(config, &bailiwick_policy::read_proposed(config, proposed))?;
     Ok(bailiwick_policy::check_proposed(config, proposed, &machine))
 }
 
 /// Everything that `check` says now.
 pub(crate) fn check_now(config: &Path) -> Result<Vec<Diagnostic>, Failure> {
-    let machine = machine(config, bailiwick_policy::read(config))?;
+    let reading = bailiwick_policy::read(config);
+    let machine = machine(config, &reading)?;
     let _working = Working::on("checking the configuration");
-    Ok(bailiwick_policy::check(config, &machine))
+    Ok(bailiwick_policy::check(config, reading, &machine))
 }
 
 /// How to learn whether the host has a user or a group that a file names.

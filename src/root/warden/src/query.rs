@@ -140,12 +140,14 @@ impl Warden {
 
     pub(crate) fn entry(&self, name: &TenantName, ids: IdRange) -> RosterEntry {
         let jail = self.jails.get(name);
+        // Its file is read once.
+        let frozen_by = jail.and_then(Jail::frozen);
         RosterEntry {
             ids,
             pid: jail.map(|jail| jail.record.pid),
             access: jail.map(|jail| jail.record.access),
-            frozen: jail.is_some_and(Jail::is_frozen),
-            frozen_by: jail.and_then(Jail::frozen).unwrap_or_default(),
+            frozen: frozen_by.is_some(),
+            frozen_by: frozen_by.unwrap_or_default(),
             clearing: self.jails.clears(name),
             preparing: self.preparations.has(name),
             held: self.ledger.held(name),

@@ -9,6 +9,7 @@ use bailiwick_sys::{file, landlock, namespace, proc};
 use bailiwick_types::HostFacts;
 use bailiwick_types::NAMESPACES;
 use bailiwick_types::{Hierarchy, UNIFIED};
+use rustix::fs::FileType;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -88,11 +89,13 @@ fn host_etc(etc: &Path) -> Vec<String> {
 fn unlisted() -> Vec<String> {
     let mut found = Vec::new();
     for (path, listed) in kernel::LISTED {
-        // Processes start and end meanwhile. All other entries stay.
-        for entry in std::fs::read_dir(path).into_iter().flatten().flatten() {
-            let Ok(name) = entry.file_name().into_string() else { continue };
-            let is_link = entry.file_type().is_ok_and(|kind| kind.is_symlink());
-            if !is_link && !kernel::is_listed(listed, &name) {
+        let entries = match *path {
+            "/proc" => proc::kernel_entries(),
+            path => file::open_dir(Path::new(path)).and_then(file::entries),
+        };
+        for (name, kind) in entries.into_iter().flatten() {
+            let Ok(name) = name.into_string() else { continue };
+            if kind != FileType::Symlink && !kernel::is_listed(listed, &name) {
                 found.push(format!("{path}/{name}"));
             }
         }

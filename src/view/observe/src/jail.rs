@@ -82,8 +82,8 @@ impl Census {
     pub fn take(pool: IdPool, networks: BTreeSet<u64>) -> Result<Self, ObserveError> {
         let mut users = Vec::new();
         for pid in proc::pids().map_err(ObserveError::Processes)? {
-            if let Some(status) = unless_gone(pid, proc::status(pid))? {
-                users.push((pid, status.uids));
+            if let Some(uids) = unless_gone(pid, proc::users(pid))? {
+                users.push((pid, uids));
             }
         }
         Ok(Self { networks, ..Self::of(users, pool)? })

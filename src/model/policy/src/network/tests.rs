@@ -214,7 +214,7 @@ fn checked(lines: &[(&str, &str)]) -> Vec<String> {
         no_resolver: None,
         unenforceable: std::collections::BTreeMap::new(),
     };
-    let found = crate::check(directory.path(), &machine);
+    let found = crate::check(directory.path(), crate::read(directory.path()), &machine);
     let path = format!("{}/", directory.path().display());
     found.iter().map(|problem| problem.to_string().replace(&path, "")).collect()
 }

@@ -1,7 +1,7 @@
 //! Settings that are valid but cannot work on the machine.
 
 use crate::directory::Directory;
-use bailiwick_policy::{Diagnostic, Machine, Severity, check};
+use bailiwick_policy::{Diagnostic, Machine, Severity};
 use bailiwick_types::{ByteSize, LimitKey, Port, Transport};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -23,6 +23,10 @@ fn machine() -> Machine {
         no_resolver: None,
         unenforceable: BTreeMap::new(),
     }
+}
+
+fn check(directory: &Path, machine: &Machine) -> Vec<Diagnostic> {
+    bailiwick_policy::check(directory, bailiwick_policy::read(directory), machine)
 }
 
 /// The problems of one file, each as its place and its message.

@@ -55,7 +55,7 @@ fn a_tenant_with_the_plan_php_has_a_site() {
         no_resolver: None,
         unenforceable: std::collections::BTreeMap::new(),
     };
-    assert_eq!(check(shipped.path(), &machine), []);
+    assert_eq!(check(shipped.path(), bailiwick_policy::read(shipped.path()), &machine), []);
     let policy = shipped.read().policy.expect("a policy");
     let alice = policy.tenants.values().find(|tenant| tenant.plan.as_str() == "php").expect("alice");
     let [php, files] = alice.settings.services.as_slice() else { panic!("{:?}", alice.settings.services) };
