@@ -3,6 +3,7 @@
 //! A quota group of level 0 has the number of its subvolume, and counts the bytes that the subvolume refers to. The use is read
 //! from `/sys/fs/btrfs`. It is as recent as the last commit of the file system, but a limit holds at once.
 
+use crate::ioctl_request;
 use linux_raw_sys::btrfs::{
     BTRFS_QGROUP_LIMIT_MAX_RFER, btrfs_ioctl_fs_info_args, btrfs_ioctl_get_subvol_info_args,
     btrfs_ioctl_qgroup_limit_args, btrfs_ioctl_vol_args, btrfs_qgroup_limit,
@@ -48,8 +49,7 @@ arguments! {
 fn control<T: Argument>(fd: impl AsFd, command: u32, argument: &mut T) -> io::Result<()> {
     // SAFETY: the command reads and writes one structure through the pointer, which is to a live value. Each caller passes the
     // type of its command. Neither rustix nor nix has commands of this file system.
-    let result =
-        unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::Ioctl::from(command), std::ptr::from_mut(argument)) };
+    let result = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), ioctl_request(command), std::ptr::from_mut(argument)) };
     if result >= 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 

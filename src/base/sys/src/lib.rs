@@ -27,3 +27,11 @@ pub mod stream;
 pub mod terminal;
 pub mod unix_diag;
 pub mod watch;
+
+/// The number of a command for `ioctl(2)`: the C libraries have it in different types, and the kernel takes 32 bits.
+const fn ioctl_request(command: u32) -> libc::Ioctl {
+    #[cfg(target_env = "musl")]
+    return command.cast_signed();
+    #[cfg(not(target_env = "musl"))]
+    return command as libc::Ioctl;
+}

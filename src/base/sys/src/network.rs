@@ -1,5 +1,7 @@
 //! The interfaces of a network namespace.
 
+use crate::ioctl_request;
+use linux_raw_sys::ioctl::SIOCSIFFLAGS;
 use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
@@ -37,6 +39,6 @@ pub fn loopback_up() -> io::Result<()> {
     let request = libc::ifreq { ifr_name: name, ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_flags: flags } };
     // SAFETY: SIOCSIFFLAGS reads one ifreq from the pointer, which is to a live local of that type with a
     // NUL-terminated name and the flags member set; the socket is open. Neither rustix nor nix changes an interface.
-    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), ioctl_request(SIOCSIFFLAGS), &raw const request) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -383,7 +383,8 @@ pub fn inherited(number: i32) -> io::Result<OwnedFd> {
 }
 
 /// Gives memory that was freed back to the kernel (`malloc_trim(3)`). The allocator keeps it otherwise: after thousands of small
-/// pieces were freed, most pages have nothing in use, and still belong to the process.
+/// pieces were freed, most pages have nothing in use, and still belong to the process. Only glibc has this.
+#[cfg(target_env = "gnu")]
 pub fn give_back_memory() {
     // SAFETY: it takes no pointer, and the allocator locks itself.
     unsafe {

@@ -4,6 +4,7 @@
 //! Danger: in the initial user namespace the owner of a file may change its project. In other user namespaces the kernel refuses
 //! this. So only tenants in a user namespace of their own can be charged this way.
 
+use crate::ioctl_request;
 use linux_raw_sys::general::{FS_XFLAG_PROJINHERIT, fsxattr};
 use linux_raw_sys::ioctl::{FS_IOC_FSGETXATTR, FS_IOC_FSSETXATTR};
 use std::io;
@@ -87,7 +88,7 @@ pub fn set_project(fd: impl AsFd, project: Project) -> io::Result<()> {
     // SAFETY: the command reads one fsxattr through the pointer, which is to a live local of that type. Neither rustix nor nix
     // has a safe call for this command or for FS_IOC_FSGETXATTR.
     let result =
-        unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::Ioctl::from(FS_IOC_FSSETXATTR), &raw const attributes) };
+        unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), ioctl_request(FS_IOC_FSSETXATTR), &raw const attributes) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
@@ -95,8 +96,7 @@ fn attributes(fd: &impl AsFd) -> io::Result<fsxattr> {
     let mut attributes =
         fsxattr { fsx_xflags: 0, fsx_extsize: 0, fsx_nextents: 0, fsx_projid: 0, fsx_cowextsize: 0, fsx_pad: [0; 8] };
     // SAFETY: the command writes one fsxattr through the pointer, which is to a live local of that type.
-    let result =
-        unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::Ioctl::from(FS_IOC_FSGETXATTR), &raw mut attributes) };
+    let result = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), ioctl_request(FS_IOC_FSGETXATTR), &raw mut attributes) };
     if result == 0 { Ok(attributes) } else { Err(io::Error::last_os_error()) }
 }
 
