@@ -2,20 +2,17 @@
 
 PROFILE   ?= dev
 OUT       := $(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
-TARGET    := $(shell uname -m)-unknown-linux-gnu
 STAGE     := target/stage/$(OUT)
 # The profile of the programs in the package.
 DEB_PROFILE ?= release
 CARGO     ?= cargo
 # PID 1 of a jail must need no loader, because it would find the tenant's. The login shell is static too, so that it loads
-# nothing that its environment names. It and the command line also start faster this way.
-STATIC    := CARGO_TARGET_$(shell echo $(TARGET) | tr a-z- A-Z_)_RUSTFLAGS="-C target-feature=+crt-static"
-
-# The static programs that start often are linked with musl where the toolchain has it (tests/deps adds it): glibc asks the
-# processor dozens of questions before main, and in a virtual machine each costs microseconds (docs/decisions/0061-programs-of-jails-are-linked-with-musl.md). The command
-# line is not, because the hashes of passwords come from the library of the host's glibc. Read when it is used, after tests/deps.
-MUSL      := $(shell uname -m)-unknown-linux-musl
-OFTEN      = $(shell test -d "$$(rustc --print sysroot)/lib/rustlib/$(MUSL)" && echo $(MUSL) || echo $(TARGET))
+# nothing that its environment names. They, the command line and the other programs that start often are linked with musl where
+# the toolchain has it (tests/deps adds it), because glibc starts slowly (docs/decisions/0061-static-programs-are-linked-with-musl.md).
+# The target is read when it is used, after tests/deps.
+MACHINE   := $(shell uname -m)
+TARGET     = $(MACHINE)-unknown-linux-$(shell test -d "$$(rustc --print sysroot)/lib/rustlib/$(MACHINE)-unknown-linux-musl" && echo musl || echo gnu)
+STATIC     = CARGO_TARGET_$(shell echo $(TARGET) | tr a-z- A-Z_)_RUSTFLAGS="-C target-feature=+crt-static"
 
 # Tests wait much of the time, so more of them run at once than there are processors.
 TEST_THREADS ?= $(shell echo $$(($$(nproc) + 1)))
@@ -38,13 +35,12 @@ build:
 ## stage: build every program of one profile into one directory, as an installation has them
 stage: deps
 	$(CARGO) build --locked --profile $(PROFILE) -p bailiwick-daemon -p bailiwick-warden -p bailiwick-network -p bailiwick-exporter -p bailiwick-notify -p bailiwick-hooks -p bailiwick-pam
-	$(STATIC) $(CARGO) build --locked --profile $(PROFILE) -p bailiwick-cli --target $(TARGET)
-	$(STATIC) $(CARGO) build --locked --profile $(PROFILE) -p bailiwick-init -p bailiwick-shell -p bailiwick-web -p bailiwick-lend -p bailiwick-mail --target $(OFTEN)
+	$(STATIC) $(CARGO) build --locked --profile $(PROFILE) -p bailiwick-cli -p bailiwick-init -p bailiwick-shell -p bailiwick-web -p bailiwick-lend -p bailiwick-mail --target $(TARGET)
 	mkdir -p $(STAGE)
 	install -m 0755 $(addprefix target/$(OUT)/,bailiwickd bailiwick-warden bailiwick-net bailiwick-exporter bailiwick-notify bailiwick-hooks) $(STAGE)
 	install -m 0644 target/$(OUT)/libpam_bailiwick.so $(STAGE)/pam_bailiwick.so
-	install -m 0755 target/$(TARGET)/$(OUT)/bailiwick target/$(OFTEN)/$(OUT)/bailiwick-shell $(STAGE)
-	install -m 0711 $(addprefix target/$(OFTEN)/$(OUT)/,bailiwick-init bailiwick-web bailiwick-lend bailiwick-mail) $(STAGE)
+	install -m 0755 $(addprefix target/$(TARGET)/$(OUT)/,bailiwick bailiwick-shell) $(STAGE)
+	install -m 0711 $(addprefix target/$(TARGET)/$(OUT)/,bailiwick-init bailiwick-web bailiwick-lend bailiwick-mail) $(STAGE)
 
 ## stage-failpoints: the same, plus a warden and a bailiwick-net whose steps a test can make fail
 stage-failpoints: stage

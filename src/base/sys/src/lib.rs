@@ -16,6 +16,7 @@ pub mod mount;
 pub mod namespace;
 pub mod netlink;
 pub mod network;
+#[cfg(target_env = "gnu")]
 pub mod password;
 pub mod proc;
 pub mod process;
