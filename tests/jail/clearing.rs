@@ -484,3 +484,42 @@ fn a_process_of_an_ftp_server_ends_with_its_children() {
     until("its children have ended", || processes().is_empty());
     host.warden(&stop("alice"));
 }
+
+#[test]
+fn whoever_is_told_of_a_stop_finds_it_on_disk() {
+    let mut host = Host::new();
+    let tenants: Vec<String> = (0..8).map(|number| format!("t{number}")).collect();
+    for tenant in &tenants {
+        host.declare(tenant, "web");
+    }
+    host.start_warden();
+    for tenant in &tenants {
+        assert_eq!(host.warden(&start(tenant)), WardenReply::Done);
+    }
+    let ledger = host.path("state/ledger.json");
+    let hold = |tenant: &str| WardenRequest::Stop { tenant: name(tenant), hold: Hold::Hold };
+    let is_held = |tenant: &str| {
+        let ledger: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(&ledger).expect("reads")).expect("a ledger");
+        ledger["tenants"][tenant]["held"] == true
+    };
+    let (host, is_held) = (&host, &is_held);
+    // All at once, so that some are written together.
+    std::thread::scope(|scope| {
+        for tenant in &tenants {
+            scope.spawn(move || {
+                assert!(!is_held(tenant), "{tenant}");
+                assert_eq!(host.warden(&hold(tenant)), WardenReply::Done);
+                assert!(is_held(tenant), "{tenant}");
+            });
+        }
+    });
+    // A tenant that is down is held at once.
+    let tenant = &tenants[0];
+    assert_eq!(host.warden(&start(tenant)), WardenReply::Done);
+    assert!(!is_held(tenant), "a start ends it");
+    assert_eq!(host.warden(&stop(tenant)), WardenReply::Done);
+    assert!(!is_held(tenant));
+    assert_eq!(host.warden(&hold(tenant)), WardenReply::Done);
+    assert!(is_held(tenant));
+}

@@ -115,7 +115,8 @@ fn a_session_makes_no_more_system_calls_than_before() {
     host.start();
     host.ok(&["apply"]);
     host.ok(&["exec", "alice", "--", "true"]);
-    is_within("`bailiwick exec`", 143, || {
+    // With glibc it is 136: musl asks for memory in smaller pieces, and starts in a quarter of the time.
+    is_within("`bailiwick exec`", 158, || {
         let file = host.path("trace");
         let mut traced = Command::new("strace");
         traced.args(["-f", "-qq", "-o"]).arg(&file);

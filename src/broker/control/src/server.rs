@@ -76,8 +76,11 @@ pub async fn serve(services: Arc<Services>, listener: UnixListener, mut stop: wa
             }
             Err(error) => {
                 warn!(event = "accept-failed", "{error}");
-                shortage.send_replace(());
-                if !(socket::is_shortage(&error) && reserve.turn_away(&listener)) {
+                let is_short = socket::is_shortage(&error);
+                if is_short {
+                    shortage.send_replace(());
+                }
+                if !(is_short && reserve.turn_away(&listener)) {
                     // Descriptors become free only when current connections end.
                     tokio::time::sleep(PAUSE).await;
                 }

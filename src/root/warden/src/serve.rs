@@ -174,6 +174,7 @@ pub fn serve(warden: &mut Warden, listener: OwnedFd, mut log: impl FnMut(&str)) 
             let connection = &mut connections[index];
             connection.over |= !receive(connection);
         }
+        warden.ledger.commit();
         deliver(&mut connections, replies, events);
         for index in silent {
             let Connection { uid, outgoing, over, .. } = &mut connections[index];
@@ -341,6 +342,8 @@ fn answer(warden: &mut Warden, connections: &mut [Connection]) {
             systemd::alive();
         }
         if next.is_empty() || Instant::now() >= until {
+            // Of those that are answered later.
+            warden.ledger.commit();
             return;
         }
     }
@@ -392,6 +395,7 @@ fn answer_one(warden: &mut Warden, connection: &mut Connection) -> bool {
         // A peer that does not speak the protocol is not our daemon.
         Err(_) => return false,
     };
+    warden.ledger.commit();
     send_reply(connection, &reply, fds)
 }
 

@@ -91,7 +91,9 @@ pub enum LedgerError {
 pub(crate) struct Ledger {
     dir: OwnedFd,
     content: Content,
-    /// Whether changes are not on disk yet. Only changes that may be late are ever left unwritten.
+    /// Whether changes wait for [`Self::commit`].
+    uncommitted: bool,
+    /// Whether changes are not on disk although that was tried. Only changes that may be late are ever left unwritten.
     unwritten: bool,
     complained: bool,
     /// When the last try to write them was.
@@ -108,7 +110,7 @@ impl Ledger {
             }
             let content =
                 Content::new(pool).map_err(|source| LedgerError::File { verb: "make an identity for", source })?;
-            let ledger = Self { content, dir, unwritten: false, complained: false, tried: None };
+            let ledger = Self { content, dir, uncommitted: false, unwritten: false, complained: false, tried: None };
             ledger.save()?;
             return Ok(ledger);
         };
@@ -129,7 +131,7 @@ impl Ledger {
                 return Err(LedgerError::OverlapOfPurged(grave.clone()));
             }
         }
-        Ok(Self { dir, content, unwritten: false, complained: false, tried: None })
+        Ok(Self { dir, content, uncommitted: false, unwritten: false, complained: false, tried: None })
     }
 
     /// Writes a ledger of the ids that were found, in place of a missing or damaged one. A damaged one is kept beside
@@ -154,7 +156,7 @@ impl Ledger {
         content.instance = instance.unwrap_or(content.instance);
         let entry = |index: &u32| Entry { index: *index, held: false, grace: None, disk: None };
         content.tenants = found.iter().map(|(name, index)| (name.clone(), entry(index))).collect();
-        Self { dir, content, unwritten: false, complained: false, tried: None }.save()
+        Self { dir, content, uncommitted: false, unwritten: false, complained: false, tried: None }.save()
     }
 
     /// Distinguishes this host's control groups from those of other hosts on the machine.
@@ -188,11 +190,19 @@ impl Ledger {
         self.content.tenants.get(tenant).is_some_and(|entry| entry.held)
     }
 
-    /// Notes whether an operator stopped the tenant. If the disk is full, it is written later, so that a stop need
-    /// not wait.
+    /// Notes whether an operator stopped the tenant. [`Self::commit`] writes it. If the disk is full, it is written later, so
+    /// that a stop need not wait.
     pub(crate) fn set_held(&mut self, tenant: &TenantName, held: bool) {
         if let Some(entry) = self.content.tenants.get_mut(tenant).filter(|entry| entry.held != held) {
             entry.held = held;
+            self.uncommitted = true;
+        }
+    }
+
+    /// Writes what [`Self::set_held`] and [`Self::set_grace`] have changed: one write for all of it. Whoever is told of such a
+    /// change must find it after a power cut, so this comes before each reply.
+    pub(crate) fn commit(&mut self) {
+        if std::mem::take(&mut self.uncommitted) {
             self.unwritten = self.save().is_err();
         }
     }
@@ -230,7 +240,7 @@ impl Ledger {
         let grace = (grace != Grace::default()).then_some(grace);
         if let Some(entry) = self.content.tenants.get_mut(tenant).filter(|entry| entry.grace != grace) {
             entry.grace = grace;
-            self.unwritten = self.save().is_err();
+            self.uncommitted = true;
         }
     }
 
@@ -460,6 +470,32 @@ mod tests {
         assert_eq!(ledger.write_pending(at(2000)), None, "once");
         ledger.give_back("a.7").expect("gives back");
         assert_eq!(ledger.assign(&name("b")).expect("assigns"), ids);
+    }
+
+    #[test]
+    fn what_changed_since_the_last_commit_is_one_write() {
+        let temp = tempfile::tempdir().expect("temporary directory");
+        let mut ledger = Ledger::open(dir(&temp), temp.path(), IdPool::default(), &[]).expect("opens");
+        for tenant in ["a", "b"] {
+            ledger.assign(&name(tenant)).expect("assigns");
+        }
+        let inode = || file::metadata_at(dir(&temp), FILE).expect("is there").inode;
+        let held = || {
+            let content = read(&dir(&temp)).expect("reads").expect("a ledger");
+            content.tenants.values().map(|entry| entry.held).collect::<Vec<_>>()
+        };
+        let before = inode();
+        for tenant in ["a", "b"] {
+            ledger.set_held(&name(tenant), true);
+        }
+        assert_eq!((inode(), held()), (before, vec![false, false]));
+        ledger.commit();
+        assert_eq!(held(), [true, true]);
+        let before = inode();
+        ledger.commit();
+        ledger.set_held(&name("a"), true);
+        ledger.commit();
+        assert_eq!(inode(), before, "nothing has changed");
     }
 
     #[test]
