@@ -49,7 +49,7 @@ pub fn status(pid: u32) -> io::Result<Status> {
 /// Enough for the lines of a status to the users. They come early, and the name before them has at most 64 characters.
 const UP_TO_USERS: usize = 1024;
 
-/// Reads only the real, effective, saved and file-system user of a process: what [`status`] has of it, for a third of the time.
+/// Reads only the real, effective, saved and file-system user of a process: what [`status`] has of it, in one read.
 ///
 /// # Errors
 /// `ENOENT` or `ESRCH` when there is no such process.
