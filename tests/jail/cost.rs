@@ -131,7 +131,7 @@ fn a_session_makes_no_more_system_calls_than_before() {
         host.ok(&["exec", "alice", "--", "true"]);
         trace.end()
     });
-    is_within("init and `true`", 168, || {
+    is_within("init and `true`", 178, || {
         let trace = Trace::of(&host, &[host.init("alice")]);
         host.ok(&["exec", "alice", "--", "true"]);
         trace.end()
